@@ -1,0 +1,220 @@
+//! The one place where the parts are put together: bind first, so that a port in use is told before anything starts;
+//! then open, load and serve.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::embedded::{self, Embedded};
+use crate::backend::{Backend, Catalog};
+use crate::clock::Clock;
+use crate::config::{Configs, PageTokens};
+use crate::identity::{Identity, KeySets, KeysError};
+use crate::server::{Readiness, serve_grpc, serve_ops};
+use crate::settings::{BackendKind, Listen, Settings};
+use crate::strategy::{self, Engine, Registry};
+
+/// Shortest secret that page tokens are sealed with, in bytes.
+const PAGE_TOKEN_KEY_BYTES: usize = 32;
+
+/// Why a gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address could not be had.
+    #[error("{key} = {address}: {error}; another gateway may run there: choose another address")]
+    Bind {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The issuer's keys.
+    #[error("identity.jwks: {0}")]
+    Keys(#[from] KeysError),
+    /// A store.
+    #[error("backends.{id}.path = {path}: {error}", path = path.display())]
+    Store {
+        /// Which.
+        id: String,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        error: embedded::OpenError,
+    },
+    /// The secret of page tokens.
+    #[error("server.page_token_key = {path}: {problem}", path = path.display())]
+    PageTokenKey {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// This machine.
+    #[error("{0}")]
+    Machine(String),
+}
+
+/// A gateway that is bound and loaded, and serves once it is [run](Self::run).
+pub struct App {
+    settings: Settings,
+    grpc: TcpListener,
+    ops: Option<TcpListener>,
+    keys: Arc<KeySets>,
+    identity: Arc<Identity>,
+    registry: Arc<Registry>,
+    configs: Arc<Configs>,
+}
+
+impl App {
+    /// Binds, opens and loads everything that the settings name.
+    pub async fn build(settings: Settings) -> Result<Self, StartError> {
+        let clock = Clock::system();
+        let grpc = bind("server.listen", settings.server.listen).await?;
+        let ops = match settings.server.ops_listen {
+            Listen::Nowhere => None,
+            Listen::At(address) => Some(bind("server.ops_listen", address).await?),
+        };
+        let keys = KeySets::open(&settings.identity).await?;
+        let identity = Arc::new(Identity::new(&settings.identity, Arc::clone(&keys), clock.clone()));
+        let catalog = open_catalog(&settings, &clock)?;
+        let registry = Arc::new(load_strategies(&settings).await?);
+        let page_tokens = page_tokens(&settings, &clock)?;
+        let configs = Arc::new(Configs::new(Arc::clone(&registry), catalog, page_tokens));
+        Ok(Self {
+            settings,
+            grpc,
+            ops,
+            keys,
+            identity,
+            registry,
+            configs,
+        })
+    }
+
+    /// Where it listens for gRPC.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.grpc.local_addr()
+    }
+
+    /// Where it listens for operators, if it does.
+    #[must_use]
+    pub fn ops_address(&self) -> Option<SocketAddr> {
+        self.ops.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Serves until `stop`, and then until what is under way is done, or `server.drain` is over.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
+        let keys = Arc::clone(&self.keys);
+        let refresher = tokio::spawn(async move { keys.run().await });
+        let readiness = Readiness::new(Arc::clone(&self.registry), stop.clone());
+        // Operators are answered until the very end, so that a probe sees the draining.
+        let ended = CancellationToken::new();
+        let ops = self
+            .ops
+            .map(|listener| tokio::spawn(serve_ops(listener, readiness.clone(), ended.clone())));
+        let server = serve_grpc(
+            self.grpc,
+            &self.settings.server,
+            &self.settings.limits,
+            self.identity,
+            self.configs,
+            stop.clone(),
+        );
+        let drain = self.settings.server.drain;
+        let overdue = async {
+            stop.cancelled().await;
+            tokio::time::sleep(drain).await;
+        };
+        readiness.start();
+        let served = tokio::select! {
+            served = server => served.map_err(|error| StartError::Machine(error.to_string())),
+            () = overdue => {
+                tracing::warn!(?drain, "requests were still under way when the time to drain was over");
+                Ok(())
+            }
+        };
+        refresher.abort();
+        ended.cancel();
+        if let Some(ops) = ops {
+            // A probe that never reads its answer does not keep the process.
+            _ = timeout(std::time::Duration::from_secs(1), ops).await;
+        }
+        served
+    }
+}
+
+/// What strategies learn of the operator's stores; without opening any.
+#[must_use]
+pub fn strategy_catalog(settings: &Settings) -> Vec<strategy::Backend> {
+    settings
+        .backends
+        .iter()
+        .map(|(id, backend)| strategy::Backend {
+            id: id.as_str().into(),
+            kind: backend.kind.to_string(),
+            max_value_bytes: match backend.kind {
+                BackendKind::Embedded => embedded::CAPABILITIES.max_value_bytes,
+                // Settings with other kinds do not resolve yet.
+                BackendKind::DynamoDb | BackendKind::Ssm => 0,
+            },
+            attributes: backend.attributes.clone().into_iter().collect(),
+        })
+        .collect()
+}
+
+/// Loads the strategies that the settings name: what `tagway check` does beyond reading them.
+pub async fn load_strategies(settings: &Settings) -> Result<Registry, StartError> {
+    let engine = Engine::new().map_err(|error| StartError::Machine(format!("no engine for strategies: {error:#}")))?;
+    let catalog = strategy_catalog(settings);
+    Ok(Registry::load(&engine, &settings.strategies, &settings.limits, &catalog).await)
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError::Bind { key, address, error })
+}
+
+fn open_catalog(settings: &Settings, clock: &Clock) -> Result<Catalog, StartError> {
+    let mut backends: BTreeMap<Arc<str>, Arc<dyn Backend>> = BTreeMap::new();
+    for (id, backend) in &settings.backends {
+        // Settings without a path, or of another kind, do not resolve.
+        let Some(path) = &backend.path else { continue };
+        let store = Embedded::open(path, backend.history, clock.clone()).map_err(|error| StartError::Store {
+            id: id.clone(),
+            path: path.clone(),
+            error,
+        })?;
+        backends.insert(id.as_str().into(), Arc::new(store));
+    }
+    Ok(Catalog::new(backends))
+}
+
+fn page_tokens(settings: &Settings, clock: &Clock) -> Result<PageTokens, StartError> {
+    let broken = |_| StartError::Machine("no random numbers or no AES".to_owned());
+    let Some(path) = &settings.server.page_token_key else {
+        let mut secret = [0; PAGE_TOKEN_KEY_BYTES];
+        aws_lc_rs::rand::fill(&mut secret).map_err(broken)?;
+        return PageTokens::new(&secret, clock.clone()).map_err(broken);
+    };
+    let problem = |problem: String| StartError::PageTokenKey {
+        path: path.clone(),
+        problem,
+    };
+    let secret = fs::read(path).map_err(|error| problem(error.to_string()))?;
+    if secret.len() < PAGE_TOKEN_KEY_BYTES {
+        return Err(problem(format!(
+            "a file of at least {PAGE_TOKEN_KEY_BYTES} secret bytes"
+        )));
+    }
+    PageTokens::new(&secret, clock.clone()).map_err(broken)
+}

@@ -1,0 +1,184 @@
+//! Stores, behind one trait. What a store can do is data, so that nothing above asks which one it is.
+//!
+//! Every call carries the tenant of the verified token beside the physical name: the third wall. A backend derives
+//! what it touches from the token's tenant and refuses a name of another's, whatever the walls before it let through.
+
+pub mod embedded;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::identity::VerifiedTenant;
+use crate::key::{Etag, Name};
+use crate::placement::{PhysicalName, PhysicalRange};
+
+/// What a backend can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `embedded`, `dynamodb`, `ssm`.
+    pub kind: &'static str,
+    /// Largest value, in bytes.
+    pub max_value_bytes: u32,
+    /// Judges an etag and writes in one step.
+    pub if_match: bool,
+    /// Judges absence and writes in one step.
+    pub if_absent: bool,
+    /// Does a request once, however often it is sent.
+    pub request_id: bool,
+    /// Keeps earlier versions.
+    pub history: bool,
+    /// Keeps secrets encrypted.
+    pub secret: bool,
+}
+
+/// A configuration as a store holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The value. Empty where only keys were asked for.
+    pub value: Bytes,
+    /// What the writer said it is.
+    pub content_type: String,
+    /// Life and version.
+    pub etag: Etag,
+    /// When it was written.
+    pub updated_at: SystemTime,
+    /// The subject that wrote it.
+    pub updated_by: String,
+}
+
+/// What is written. Who writes is the token's subject.
+#[derive(Debug, Clone)]
+pub struct NewEntry {
+    /// The value.
+    pub value: Bytes,
+    /// What it is.
+    pub content_type: String,
+}
+
+/// What has to hold for a write or a delete to happen, judged in the same step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precondition {
+    /// Nothing.
+    #[default]
+    None,
+    /// This very state stands.
+    Match(Etag),
+    /// Nothing stands.
+    Absent,
+}
+
+/// A part of a range, by name, ascending.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// What stands there.
+    pub entries: Vec<(Name, Entry)>,
+    /// Whether more may follow the last one.
+    pub more: bool,
+}
+
+/// Which part of a range.
+#[derive(Debug, Clone)]
+pub struct PageRequest<'r> {
+    /// The range.
+    pub range: &'r PhysicalRange,
+    /// Only names that begin so.
+    pub prefix: &'r str,
+    /// Only names after this one. It need not stand any more, nor have the prefix.
+    pub after: &'r str,
+    /// At most so many entries; at least 1.
+    pub entries: usize,
+    /// No further entry once values of so many bytes are together.
+    pub bytes: usize,
+    /// Leave values out.
+    pub keys_only: bool,
+}
+
+/// Why a store did not do it. For operators: what reaches callers says none of it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BackendError {
+    /// Out of reach for now.
+    #[error("out of reach: {0}")]
+    Away(String),
+    /// What it holds cannot be read.
+    #[error("cannot be read: {0}")]
+    Damaged(String),
+    /// The name is in another tenant's space. Something above is broken.
+    #[error("a name of another tenant than the token's reached the storage layer")]
+    Foreign,
+}
+
+/// Why a write or a delete was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// The store failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The precondition does not hold.
+    #[error("the precondition does not hold")]
+    PreconditionFailed,
+}
+
+/// A store.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// What it can do.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// What stands at `name`.
+    async fn read(&self, tenant: &VerifiedTenant, name: &PhysicalName) -> Result<Option<Entry>, BackendError>;
+
+    /// The newest state of `name` that had this version, standing or not, as far back as history is kept.
+    async fn read_version(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        version: u64,
+    ) -> Result<Option<Entry>, BackendError>;
+
+    /// A part of a range. Names that stand throughout a walk from page to page are seen once, whatever comes and goes.
+    async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError>;
+
+    /// Writes and returns what stands then. When it returns, the write is durable.
+    async fn write(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        entry: NewEntry,
+        precondition: Precondition,
+    ) -> Result<Entry, WriteError>;
+
+    /// Deletes. True if something stood there. When it returns, the delete is durable.
+    async fn delete(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        precondition: Precondition,
+    ) -> Result<bool, WriteError>;
+}
+
+/// The operator's stores by id.
+#[derive(Clone, Default)]
+pub struct Catalog(BTreeMap<Arc<str>, Arc<dyn Backend>>);
+
+impl Catalog {
+    /// A catalog of these.
+    #[must_use]
+    pub fn new(backends: BTreeMap<Arc<str>, Arc<dyn Backend>>) -> Self {
+        Self(backends)
+    }
+
+    /// The store of that id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&Arc<dyn Backend>> {
+        self.0.get(id)
+    }
+
+    /// Each store with its id.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<dyn Backend>)> {
+        self.0.iter()
+    }
+}

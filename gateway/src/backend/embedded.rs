@@ -1,0 +1,284 @@
+//! The store when there is no cloud: one redb file for one replica.
+//!
+//! Values, history and change log change in one transaction. One thread writes; what waits for it goes into one
+//! transaction and one sync together, so that many writers cost little more than one.
+
+mod record;
+mod writer;
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::{Backend, BackendError, Capabilities, Entry, NewEntry, Page, PageRequest, Precondition, WriteError};
+use crate::clock::Clock;
+use crate::identity::VerifiedTenant;
+use crate::key::{Name, TenantId};
+use crate::placement::{PhysicalName, PhysicalRange};
+use record::Record;
+use writer::{Change, Writer};
+
+/// Physical name -> the record that stands.
+const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
+/// (physical name, 1, 2, 3 ...) -> a record that stood once or stands, deletions included.
+const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("history");
+/// 1, 2, 3 ... -> (physical name, etag) of each change, in the order in which they became durable.
+const CHANGES: TableDefinition<'_, u64, (&str, &str)> = TableDefinition::new("changes");
+/// What the file is.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// The shape of all of the above, under this key in `META`.
+const FORMAT_KEY: &str = "format";
+const FORMAT: u64 = 1;
+
+/// Largest value. A page of a list or a batch of them fits a message many times over.
+const MAX_VALUE_BYTES: u32 = 1 << 20;
+/// Pages kept in memory.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// What it can do.
+pub const CAPABILITIES: Capabilities = Capabilities {
+    kind: "embedded",
+    max_value_bytes: MAX_VALUE_BYTES,
+    if_match: true,
+    if_absent: true,
+    request_id: false,
+    history: true,
+    secret: false,
+};
+
+/// One file, open.
+pub struct Embedded {
+    database: Arc<Database>,
+    writer: Writer,
+}
+
+/// Why a file cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder or the file.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Another process has it.
+    #[error("another process has it open; an embedded store has one gateway")]
+    InUse,
+    /// The file is something else, or damaged.
+    #[error("{0}")]
+    Database(String),
+    /// A newer gateway wrote it.
+    #[error("its format is {0}, and this gateway reads {FORMAT}; run the gateway that wrote it, or a newer one")]
+    Format(u64),
+}
+
+impl From<redb::Error> for OpenError {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            redb::Error::DatabaseAlreadyOpen => Self::InUse,
+            redb::Error::Io(error) => Self::Io(error),
+            other => Self::Database(other.to_string()),
+        }
+    }
+}
+
+impl Embedded {
+    /// Opens the file, or makes it; for this user's eyes alone. Of each key so many versions are kept.
+    pub fn open(path: &Path, history: u32, clock: Clock) -> Result<Self, OpenError> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        // redb makes files that everybody may read; an empty one of ours is as good as none.
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
+        }
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(redb::Error::from)?;
+        check_format(&database)?;
+        let database = Arc::new(database);
+        let writer = Writer::start(Arc::clone(&database), history, clock)?;
+        Ok(Self { database, writer })
+    }
+
+    fn read_values<T>(
+        &self,
+        f: impl FnOnce(&redb::ReadOnlyTable<&'static str, &'static [u8]>) -> Result<T, redb::Error>,
+    ) -> Result<T, BackendError> {
+        let read = || -> Result<T, redb::Error> {
+            let table = self.database.begin_read()?.open_table(VALUES)?;
+            f(&table)
+        };
+        read().map_err(|error| away(&error))
+    }
+}
+
+fn check_format(database: &Database) -> Result<(), OpenError> {
+    let check = || -> Result<u64, redb::Error> {
+        let transaction = database.begin_write()?;
+        let found = {
+            let mut meta = transaction.open_table(META)?;
+            let found = meta.get(FORMAT_KEY)?.map(|format| format.value());
+            if found.is_none() {
+                meta.insert(FORMAT_KEY, FORMAT)?;
+            }
+            // So that readers find them.
+            transaction.open_table(VALUES)?;
+            transaction.open_table(HISTORY)?;
+            transaction.open_table(CHANGES)?;
+            found.unwrap_or(FORMAT)
+        };
+        transaction.commit()?;
+        Ok(found)
+    };
+    match check()? {
+        FORMAT => Ok(()),
+        other => Err(OpenError::Format(other)),
+    }
+}
+
+/// Where a range's names begin in the tables. The tenant is the token's; the name's must be the same.
+fn folder(tenant: &VerifiedTenant, range: &PhysicalRange) -> Result<String, BackendError> {
+    own(tenant, range.tenant())?;
+    Ok(format!("{}/{}/", tenant.id(), range.folder()))
+}
+
+fn path(tenant: &VerifiedTenant, name: &PhysicalName) -> Result<String, BackendError> {
+    Ok(folder(tenant, name.range())? + name.name().as_str())
+}
+
+fn own(tenant: &VerifiedTenant, named: &TenantId) -> Result<(), BackendError> {
+    if tenant.id() == named {
+        Ok(())
+    } else {
+        Err(BackendError::Foreign)
+    }
+}
+
+fn away(error: &redb::Error) -> BackendError {
+    match error {
+        redb::Error::Corrupted(what) => BackendError::Damaged(what.clone()),
+        other => BackendError::Away(other.to_string()),
+    }
+}
+
+#[async_trait]
+impl Backend for Embedded {
+    fn capabilities(&self) -> &Capabilities {
+        &CAPABILITIES
+    }
+
+    // Reads of one record are done where they are asked for: pages come out of redb's or the kernel's memory in
+    // microseconds, which handing them to another thread would double.
+    async fn read(&self, tenant: &VerifiedTenant, name: &PhysicalName) -> Result<Option<Entry>, BackendError> {
+        let path = path(tenant, name)?;
+        let found = self.read_values(|values| {
+            let found = values.get(path.as_str())?;
+            Ok(found.map(|found| Record::read(found.value()).map(|record| record.entry(false))))
+        })?;
+        found.transpose()
+    }
+
+    async fn read_version(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        version: u64,
+    ) -> Result<Option<Entry>, BackendError> {
+        let path = path(tenant, name)?;
+        let read = || -> Result<Option<Result<Entry, BackendError>>, redb::Error> {
+            let history = self.database.begin_read()?.open_table(HISTORY)?;
+            for item in history.range((path.as_str(), 0)..=(path.as_str(), u64::MAX))?.rev() {
+                let (_, bytes) = item?;
+                match Record::read(bytes.value()) {
+                    Ok(record) if record.version == version && !record.deleted => {
+                        return Ok(Some(Ok(record.entry(false))));
+                    }
+                    Ok(_) => {}
+                    Err(error) => return Ok(Some(Err(error))),
+                }
+            }
+            Ok(None)
+        };
+        read().map_err(|error| away(&error))?.transpose()
+    }
+
+    async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError> {
+        let folder = folder(tenant, request.range)?;
+        let prefix = format!("{folder}{}", request.prefix);
+        let after = format!("{folder}{}", request.after);
+        let (entries, bytes, keys_only) = (request.entries, request.bytes, request.keys_only);
+        let database = Arc::clone(&self.database);
+        let read = move || -> Result<Result<Page, BackendError>, redb::Error> {
+            let values = database.begin_read()?.open_table(VALUES)?;
+            let mut page = Page::default();
+            let mut together = 0;
+            for item in values.range(prefix.as_str().max(after.as_str())..)? {
+                let (path, record) = item?;
+                let path = path.value();
+                if !path.starts_with(&prefix) {
+                    break;
+                }
+                if path <= after.as_str() {
+                    continue;
+                }
+                if page.entries.len() == entries || together >= bytes {
+                    page.more = true;
+                    break;
+                }
+                let entry = match Record::read(record.value()) {
+                    Ok(record) => record.entry(keys_only),
+                    Err(error) => return Ok(Err(error)),
+                };
+                let Ok(name) = path[folder.len()..].parse::<Name>() else {
+                    return Ok(Err(BackendError::Damaged("a name that is none".to_owned())));
+                };
+                together += entry.value.len();
+                page.entries.push((name, entry));
+            }
+            Ok(Ok(page))
+        };
+        // Many records: off the runtime's threads.
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| BackendError::Away(error.to_string()))?
+            .map_err(|error| away(&error))?
+    }
+
+    async fn write(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        entry: NewEntry,
+        precondition: Precondition,
+    ) -> Result<Entry, WriteError> {
+        let path = path(tenant, name)?;
+        let written = self
+            .writer
+            .apply(tenant, path, Change::Put(entry), precondition)
+            .await?;
+        // A put always leaves something standing.
+        written.ok_or_else(|| BackendError::Damaged("a write left nothing behind".to_owned()).into())
+    }
+
+    async fn delete(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        precondition: Precondition,
+    ) -> Result<bool, WriteError> {
+        let path = path(tenant, name)?;
+        Ok(self
+            .writer
+            .apply(tenant, path, Change::Delete, precondition)
+            .await?
+            .is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Commands, one file each. Thin: what they do is the library's, or the gateway's that they call.
+
+mod check;
+mod client;
+mod delete;
+mod failure;
+mod get;
+mod list;
+mod put;
+mod serve;
+mod token;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A gateway for multi-tenant configuration, and its client.
+#[derive(Parser)]
+#[command(name = "tagway", version, about, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 no such key, 4 a precondition does not hold,
+5 not allowed, 6 out of reach or overloaded: try again.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve(serve::Serve),
+    /// Read a settings file, load its strategies, and report
+    Check(check::Check),
+    /// Mint a token that a gateway in development mode accepts
+    Token(token::Token),
+    /// Read a key
+    Get(get::Get),
+    /// Write a key
+    Put(put::Put),
+    /// Delete a key
+    Delete(delete::Delete),
+    /// List keys
+    List(list::List),
+}
+
+/// The environment's variables, but for those that are no text: none of ours is.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(command) => command.run(),
+        Command::Check(command) => command.run(),
+        Command::Token(command) => command.run(),
+        Command::Get(command) => client::block_on(command.run()),
+        Command::Put(command) => client::block_on(command.run()),
+        Command::Delete(command) => client::block_on(command.run()),
+        Command::List(command) => client::block_on(command.run()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.is_silent() {
+                // With stderr gone there is nobody left to tell.
+                _ = writeln!(io::stderr(), "tagway: {failure}");
+            }
+            failure.exit_code()
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What the commands share that call a gateway: where it is, who calls, and how an answer looks.
+
+use std::future::Future;
+use std::io::{self, IsTerminal, Write};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value, json};
+use tagway_proto::v1;
+use tagway_proto::v1::config_service_client::ConfigServiceClient;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use super::failure::Failure;
+
+/// Where the gateway is, and who calls.
+#[derive(Args)]
+pub(super) struct Gateway {
+    /// Where the gateway is
+    #[arg(
+        long,
+        env = "TAGWAY_ENDPOINT",
+        default_value = "http://127.0.0.1:50051",
+        value_name = "URL"
+    )]
+    endpoint: String,
+    /// Who calls
+    #[arg(
+        long,
+        env = "TAGWAY_TOKEN",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    token: String,
+    /// Picks one of the tenants that the token names
+    #[arg(long, env = "TAGWAY_TENANT")]
+    tenant: Option<String>,
+    /// How answers look; text on a terminal and json elsewhere, unless said
+    #[arg(long)]
+    output: Option<Output>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people
+    Text,
+    /// An object a line
+    Json,
+}
+
+pub(super) type Client = ConfigServiceClient<InterceptedService<Channel, Credentials>>;
+
+impl Gateway {
+    /// A client that says who it is with every call.
+    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        let endpoint = Endpoint::from_shared(self.endpoint.clone())
+            .map_err(|_| Failure::Usage(format!("TAGWAY_ENDPOINT: `{}` is no URL", self.endpoint)))?;
+        let channel = endpoint.connect().await.map_err(|_| {
+            Failure::Away(format!(
+                "no gateway answers at {}\n  fix: run `tagway serve`, or set TAGWAY_ENDPOINT",
+                self.endpoint
+            ))
+        })?;
+        let header = |name: &str, text: String| {
+            text.parse::<MetadataValue<Ascii>>()
+                .map_err(|_| Failure::Usage(format!("{name} is no printable ASCII")))
+        };
+        let token = Some(self.token.trim()).filter(|token| !token.is_empty());
+        let credentials = Credentials {
+            authorization: token
+                .map(|token| header("TAGWAY_TOKEN", format!("Bearer {token}")))
+                .transpose()?,
+            tenant: self
+                .tenant
+                .clone()
+                .map(|tenant| header("TAGWAY_TENANT", tenant))
+                .transpose()?,
+        };
+        Ok(ConfigServiceClient::with_interceptor(channel, credentials))
+    }
+
+    pub(super) fn output(&self) -> Output {
+        match self.output {
+            Some(output) => output,
+            None if io::stdout().is_terminal() => Output::Text,
+            None => Output::Json,
+        }
+    }
+}
+
+pub(super) struct Credentials {
+    authorization: Option<MetadataValue<Ascii>>,
+    tenant: Option<MetadataValue<Ascii>>,
+}
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let metadata = request.metadata_mut();
+        if let Some(authorization) = &self.authorization {
+            metadata.insert("authorization", authorization.clone());
+        }
+        if let Some(tenant) = &self.tenant {
+            metadata.insert("x-tagway-tenant", tenant.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// `env=prod` as a dimension of the context.
+pub(super) fn dimension(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE, as in env=prod")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// What a write must find.
+#[derive(Args)]
+#[group(multiple = false)]
+pub(super) struct Conditions {
+    /// Only if the key still has this etag
+    #[arg(long, value_name = "ETAG")]
+    if_match: Option<String>,
+    /// Only if there is no such key
+    #[arg(long)]
+    if_absent: bool,
+}
+
+impl Conditions {
+    pub(super) fn message(self) -> Option<v1::Precondition> {
+        let kind = match self.if_match {
+            Some(etag) => Some(v1::precondition::Kind::IfMatch(etag)),
+            None => self.if_absent.then_some(v1::precondition::Kind::IfAbsent(true)),
+        };
+        kind.map(|kind| v1::Precondition { kind: Some(kind) })
+    }
+}
+
+/// An object with what a configuration says; its value as text, or in base64 where it is none.
+pub(super) fn object(config: &v1::Config) -> Map<String, Value> {
+    let mut object = Map::new();
+    let mut set = |name: &str, value: Value| _ = object.insert(name.to_owned(), value);
+    set("key", json!(config.key));
+    set("content_type", json!(config.content_type));
+    set("version", json!(config.version));
+    set("etag", json!(config.etag));
+    set("update_time", json!(config.update_time.map(|time| time.to_string())));
+    set("updated_by", json!(config.updated_by));
+    set("backend", json!(config.backend));
+    object
+}
+
+/// As [`object`], with the value.
+pub(super) fn object_with_value(config: &v1::Config) -> Map<String, Value> {
+    let mut object = object(config);
+    let (name, value) = match std::str::from_utf8(&config.value) {
+        Ok(text) => ("value", json!(text)),
+        Err(_) => ("value_base64", json!(STANDARD.encode(&config.value))),
+    };
+    object.insert(name.to_owned(), value);
+    object
+}
+
+/// An object as one line.
+pub(super) fn print(object: Map<String, Value>) -> Result<(), Failure> {
+    Ok(writeln!(io::stdout(), "{}", Value::Object(object))?)
+}
+
+/// Runs a command that waits for answers.
+pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(command)
+}

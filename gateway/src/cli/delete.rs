@@ -1,0 +1,47 @@
+//! `tagway delete`
+
+use std::io::{self, Write};
+
+use clap::Args;
+use serde_json::{Map, json};
+use tagway_proto::v1;
+
+use super::client::{self, Conditions, Gateway, Output};
+use super::failure::Failure;
+
+/// Example: tagway delete tenant_config_limits
+#[derive(Args)]
+#[command(after_help = "Example: tagway delete tenant_config_limits --allow-missing")]
+pub(super) struct Delete {
+    /// Tag and name
+    key: String,
+    /// Fine if there is no such key
+    #[arg(long)]
+    allow_missing: bool,
+    #[command(flatten)]
+    conditions: Conditions,
+    /// A dimension for the strategy; several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
+    context: Vec<(String, String)>,
+    #[command(flatten)]
+    gateway: Gateway,
+}
+
+impl Delete {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let key = self.key.clone();
+        let request = v1::DeleteConfigRequest {
+            key: self.key,
+            precondition: self.conditions.message(),
+            context: self.context.into_iter().collect(),
+            allow_missing: self.allow_missing,
+            request_id: String::new(),
+            scope: v1::Scope::Unspecified.into(),
+        };
+        self.gateway.connect().await?.delete_config(request).await?;
+        if self.gateway.output() == Output::Json {
+            return client::print(Map::from_iter([("deleted".to_owned(), json!(key))]));
+        }
+        Ok(writeln!(io::stdout(), "{key} is deleted")?)
+    }
+}

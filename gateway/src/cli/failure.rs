@@ -1,0 +1,95 @@
+//! Why a command did not do it, and the exit code that says so.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use tagway::settings::SettingsError;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+/// Printed to stderr. Its kind is the exit code.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Arguments or settings: nothing was tried.
+    Usage(String),
+    /// The gateway's answer.
+    Refused(Box<Status>),
+    /// No gateway answered.
+    Away(String),
+    /// Anything else.
+    Failed(String),
+    /// Who read the output has gone, as `head` does.
+    Unread,
+}
+
+impl Failure {
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, Self::Unread)
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Unread => 0,
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Away(_) => 6,
+            Self::Refused(status) => match status.code() {
+                Code::InvalidArgument => 2,
+                Code::NotFound => 3,
+                Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => 4,
+                Code::Unauthenticated | Code::PermissionDenied => 5,
+                Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => 6,
+                _ => 1,
+            },
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(text) | Self::Away(text) | Self::Failed(text) => f.write_str(text),
+            Self::Unread => Ok(()),
+            Self::Refused(status) => {
+                let details = status.get_error_details();
+                let reason = details.error_info().map_or("", |info| info.reason.as_str());
+                write!(f, "{}", status.message())?;
+                if !reason.is_empty() {
+                    write!(f, " ({reason})")?;
+                }
+                match reason {
+                    "TOKEN_MISSING" | "TOKEN_CLAIM" | "TOKEN_SIGNATURE" | "TOKEN_MALFORMED" => {
+                        f.write_str("\n  fix: set TAGWAY_TOKEN; in development: tagway token --tenant acme")
+                    }
+                    "PERMISSION_MISSING" => f.write_str("\n  fix: a token with that permission"),
+                    "CHANGED" => f.write_str("\n  fix: get the key again and use its etag"),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+/// What is written goes to stdout, so that a broken pipe is the only failure of interest.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Self::Unread
+        } else {
+            Self::Failed(error.to_string())
+        }
+    }
+}

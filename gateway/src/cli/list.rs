@@ -1,0 +1,67 @@
+//! `tagway list`
+
+use std::io::{self, Write};
+
+use clap::Args;
+use tagway_proto::v1;
+
+use super::client::{self, Gateway, Output};
+use super::failure::Failure;
+
+/// Example: tagway list tenant_config_
+#[derive(Args)]
+#[command(after_help = "Example: tagway list tenant_config_ --keys-only")]
+pub(super) struct List {
+    /// Only keys that begin so
+    #[arg(default_value = "", hide_default_value = true)]
+    prefix: String,
+    /// Leave values out
+    #[arg(long)]
+    keys_only: bool,
+    /// A dimension for the strategy; several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
+    context: Vec<(String, String)>,
+    #[command(flatten)]
+    gateway: Gateway,
+}
+
+impl List {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let mut gateway = self.gateway.connect().await?;
+        let text = self.gateway.output() == Output::Text;
+        let mut request = v1::ListConfigsRequest {
+            prefix: self.prefix,
+            page_size: 1000,
+            page_token: String::new(),
+            keys_only: self.keys_only || text,
+            context: self.context.into_iter().collect(),
+        };
+        loop {
+            let page = gateway.list_configs(request.clone()).await?.into_inner();
+            for config in &page.configs {
+                match (text, self.keys_only) {
+                    (true, _) => print_line(config)?,
+                    (false, true) => client::print(client::object(config))?,
+                    (false, false) => client::print(client::object_with_value(config))?,
+                }
+            }
+            if page.next_page_token.is_empty() {
+                return Ok(());
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+}
+
+fn print_line(config: &v1::Config) -> Result<(), Failure> {
+    let time = config.update_time.map(|time| time.to_string()).unwrap_or_default();
+    // To the second: the rest is noise to a person.
+    let time = time.get(..19).unwrap_or(&time);
+    Ok(writeln!(
+        io::stdout(),
+        "{:<48} v{:<5} {time} {}",
+        config.key,
+        config.version,
+        config.updated_by
+    )?)
+}

@@ -1,0 +1,110 @@
+//! `tagway serve`
+
+use std::env;
+use std::io::{self, Write};
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use tagway::app::App;
+use tagway::clock::Clock;
+use tagway::identity::development::{Claims, DevelopmentKey};
+use tagway::settings::{Permission, Settings, development};
+use tagway::{shutdown, telemetry};
+
+use super::failure::Failure;
+
+/// Example: tagway serve --config tagway.toml
+#[derive(Args)]
+#[command(after_help = "Example: tagway serve --config tagway.toml")]
+pub(super) struct Serve {
+    /// Settings; without, it runs for development: loopback only, everything under --data
+    #[arg(long, value_name = "FILE", env = "TAGWAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where a gateway for development keeps its store and its signing key
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        default_value = "tagway-data",
+        conflicts_with = "config"
+    )]
+    data: PathBuf,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (settings, key) = match &self.config {
+            Some(file) => (Settings::load(file, super::variables())?, None),
+            None => {
+                let key = DevelopmentKey::open_or_create(&self.data)
+                    .map_err(|error| Failure::Failed(format!("{}: {error}", self.data.display())))?;
+                (development::development(&self.data, super::variables())?, Some(key))
+            }
+        };
+        telemetry::init(&settings.telemetry).map_err(|error| {
+            Failure::Usage(format!(
+                "telemetry.log: {error}; as in \"info\" or \"warn,tagway=debug\""
+            ))
+        })?;
+        // Never one thread alone: a strategy's call holds one while it runs.
+        let threads = thread::available_parallelism().map_or(2, NonZero::get).max(2);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build()?;
+        let served = runtime.block_on(serve(settings, key));
+        // A thread that still compiles or syncs does not keep the process.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        served
+    }
+}
+
+async fn serve(settings: Settings, key: Option<DevelopmentKey>) -> Result<(), Failure> {
+    let stop = shutdown::on_signal()?;
+    let failed = |error: tagway::app::StartError| Failure::Failed(error.to_string());
+    let app = App::build(settings).await.map_err(failed)?;
+    let address = app.address()?;
+    tracing::info!(%address, ops = ?app.ops_address(), version = env!("CARGO_PKG_VERSION"), "serving");
+    if let Some(key) = key {
+        greet(&key, &address.to_string())?;
+    }
+    app.run(stop).await.map_err(failed)
+}
+
+/// What to type next.
+fn greet(key: &DevelopmentKey, address: &str) -> Result<(), Failure> {
+    let token = key.mint(
+        &Claims {
+            tenants: &["acme".to_owned()],
+            subject: "developer",
+            permissions: &[Permission::Read, Permission::Write],
+            lifetime: Duration::from_secs(24 * 60 * 60),
+            further: &serde_json::Map::new(),
+        },
+        &Clock::system(),
+    )?;
+    let command = command_name();
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "\nTagway serves on {address}, for development: no file was given.\n\
+         In another terminal, as tenant acme, for the next 24 hours:\n\n\
+         export TAGWAY_ENDPOINT=http://{address}\n\
+         export TAGWAY_TOKEN={token}\n\
+         {command} put tenant_config_payment-gateway '{{\"url\": \"https://pay.example\"}}'\n\
+         {command} get tenant_config_payment-gateway\n\
+         {command} list\n\n\
+         A token for another tenant: {command} token --tenant globex\n",
+        token = token.reveal(),
+    )?;
+    Ok(out.flush()?)
+}
+
+/// How this very program was, or could be, called from here.
+fn command_name() -> String {
+    let found = env::current_exe().ok().zip(env::current_dir().ok());
+    let relative = found.and_then(|(program, here)| program.strip_prefix(here).ok().map(Path::to_path_buf));
+    relative.map_or_else(|| "tagway".to_owned(), |path| path.display().to_string())
+}

@@ -1,0 +1,207 @@
+//! Lists: every range that a strategy could have used, merged by key, and of each key only what `decide` puts there.
+//! So a list is the set of keys that Get finds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{Config, ConfigError, Configs, decide};
+use crate::backend::{Backend, Entry, PageRequest};
+use crate::identity::Reader;
+use crate::key::{ConfigKey, KeyPrefix, Name, TagPrefix};
+use crate::placement::{Place, PlaceRange};
+use crate::strategy::{Context, DecideError, Operation, Refusal, Snapshot};
+
+/// Values of one page, together. With keys and the rest a message stays below the 4 MiB that gRPC clients take.
+const PAGE_VALUE_BYTES: usize = 3 << 20;
+/// Entries that one range is asked for at once, and the bytes of their values.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What a list asks for.
+#[derive(Debug, Clone)]
+pub struct ListRequest<'r> {
+    /// Only keys that begin so.
+    pub prefix: &'r KeyPrefix,
+    /// At most so many; at least 1.
+    pub page_size: usize,
+    /// Where the page before ended. Empty: from the beginning.
+    pub page_token: &'r str,
+    /// Leave values out.
+    pub keys_only: bool,
+    /// For the strategy.
+    pub context: &'r Context,
+}
+
+/// A page, by key, ascending.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    /// What stands.
+    pub configs: Vec<Config>,
+    /// The way to the next page. Empty: that was all.
+    pub next_page_token: String,
+}
+
+impl Configs {
+    /// A page of the keys that Get would find.
+    pub async fn list(&self, reader: &Reader, request: ListRequest<'_>) -> Result<Listed, ConfigError> {
+        let bound = (request.prefix.as_str(), request.keys_only, request.context);
+        let after = if request.page_token.is_empty() {
+            String::new()
+        } else {
+            let opened = self.page_tokens.open(reader, &bound, request.page_token);
+            opened.ok_or(ConfigError::PageToken)?
+        };
+        let snapshot = self.registry.current();
+        let mut sources = self.sources(&snapshot, reader, &request, &after).await?;
+        let mut listed = Listed::default();
+        let mut together = 0;
+        loop {
+            for source in &mut sources {
+                source.refill(reader, &request).await?;
+            }
+            // The least key of all sources. A source without one has no more.
+            let least = sources.iter_mut().filter(|source| source.key().is_some());
+            let Some(source) = least.min_by(|a, b| a.key().cmp(&b.key())) else {
+                return Ok(listed);
+            };
+            let Some((key, entry)) = source.pop(&snapshot) else {
+                continue;
+            };
+            if !self
+                .lives_there(&snapshot, reader, &key, source, request.context)
+                .await?
+            {
+                continue;
+            }
+            let size = entry.value.len();
+            let full = listed.configs.len() == request.page_size || together + size > PAGE_VALUE_BYTES;
+            if let (true, Some(last)) = (full, listed.configs.last()) {
+                let token = self.page_tokens.seal(reader, &bound, &last.key);
+                listed.next_page_token = token.ok_or(ConfigError::PageToken)?;
+                return Ok(listed);
+            }
+            together += size;
+            listed.configs.push(Config {
+                key: key.to_string(),
+                entry,
+                backend: Arc::clone(&source.range.backend),
+            });
+        }
+    }
+
+    /// Every range that a key with this prefix could live in, each positioned after `after`.
+    async fn sources(
+        &self,
+        snapshot: &Snapshot,
+        reader: &Reader,
+        request: &ListRequest<'_>,
+        after: &str,
+    ) -> Result<Vec<Source>, ConfigError> {
+        let touched = snapshot.tags().touched(request.prefix);
+        if touched.is_empty() && !request.prefix.as_str().is_empty() {
+            return Err(ConfigError::PrefixUnknown);
+        }
+        let mut sources = Vec::new();
+        for prefix in touched {
+            let strategy = snapshot.strategy(&prefix.tag).ok_or(ConfigError::StrategyRejected)?;
+            let ranges = match strategy.enumerate(reader, &prefix, request.context).await {
+                Ok(ranges) => ranges,
+                // What the caller may not read is no part of a list that only swept over it.
+                Err(DecideError::Refused(Refusal::Denied(_) | Refusal::Unplaced(_))) if !prefix.named => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // A position before the tag's keys leaves all of them, one behind them none.
+            let after = match after.strip_prefix(prefix.tag.as_str()) {
+                Some(name) => name,
+                None if after > prefix.tag.as_str() => continue,
+                None => "",
+            };
+            for range in ranges.iter() {
+                sources.push(Source::new(&prefix, range, self.backend(&range.backend)?, after));
+            }
+        }
+        Ok(sources)
+    }
+
+    /// Whether `decide` puts the key where it was found. What lies elsewhere is not what Get would find.
+    async fn lives_there(
+        &self,
+        snapshot: &Snapshot,
+        reader: &Reader,
+        key: &ConfigKey,
+        source: &Source,
+        context: &Context,
+    ) -> Result<bool, ConfigError> {
+        match decide(snapshot, reader, key, Operation::Read, context).await {
+            Ok(Place { backend, name }) => Ok(backend == source.range.backend && *name.range() == source.range.range),
+            Err(ConfigError::Decide(DecideError::Refused(_))) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// One range in one store, read in batches.
+struct Source {
+    prefix: TagPrefix,
+    range: PlaceRange,
+    backend: Arc<dyn Backend>,
+    /// The last name that was fetched.
+    after: String,
+    fetched: VecDeque<(Name, Entry)>,
+    /// The key of the first of them.
+    first: Option<String>,
+    more: bool,
+}
+
+impl Source {
+    fn new(prefix: &TagPrefix, range: &PlaceRange, backend: &Arc<dyn Backend>, after: &str) -> Self {
+        Self {
+            prefix: prefix.clone(),
+            range: range.clone(),
+            backend: Arc::clone(backend),
+            after: after.to_owned(),
+            fetched: VecDeque::new(),
+            first: None,
+            more: true,
+        }
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.first.as_deref()
+    }
+
+    async fn refill(&mut self, reader: &Reader, request: &ListRequest<'_>) -> Result<(), ConfigError> {
+        while self.fetched.is_empty() && self.more {
+            let page = PageRequest {
+                range: &self.range.range,
+                prefix: &self.prefix.name_prefix,
+                after: &self.after,
+                // One more than the page takes, to know whether there is a next.
+                entries: (request.page_size + 1).min(BATCH),
+                bytes: BATCH_BYTES,
+                keys_only: request.keys_only,
+            };
+            let page = self.backend.list(reader, page).await?;
+            if let Some((name, _)) = page.entries.last() {
+                name.as_str().clone_into(&mut self.after);
+            }
+            self.more = page.more;
+            self.fetched = page.entries.into();
+            self.name_first();
+        }
+        Ok(())
+    }
+
+    /// The next entry, unless a longer tag claims its key.
+    fn pop(&mut self, snapshot: &Snapshot) -> Option<(ConfigKey, Entry)> {
+        let (name, entry) = self.fetched.pop_front()?;
+        self.name_first();
+        let key = snapshot.tags().key(&self.prefix.tag, &name)?;
+        Some((key, entry))
+    }
+
+    fn name_first(&mut self) {
+        let first = self.fetched.front();
+        self.first = first.map(|(name, _)| format!("{}{name}", self.prefix.tag));
+    }
+}

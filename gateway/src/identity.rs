@@ -1,0 +1,220 @@
+//! From a bearer token to who calls, and for which tenant. The first wall: nothing else makes a [`VerifiedCaller`] or
+//! a [`VerifiedTenant`], and nothing that a request says adds to what its token says.
+
+mod claims;
+pub mod development;
+mod jwks;
+mod layer;
+mod remembered;
+mod token;
+
+use std::collections::BTreeSet;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::clock::Clock;
+use crate::key::TenantId;
+use crate::settings::{IdentitySettings, Permission};
+
+pub use claims::ClaimError;
+pub use jwks::{KeySets, KeysError};
+pub use layer::Authenticate;
+pub use token::Token;
+
+/// Why a caller is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// No token where one has to be.
+    #[error("no token: send `authorization: Bearer <JWT>`")]
+    TokenMissing,
+    /// Not a signed JWT, or one too many.
+    #[error("{0}")]
+    TokenMalformed(&'static str),
+    /// Signed with something that is not allowed, or not signed by a key of the issuer.
+    #[error("{0}")]
+    Signature(&'static str),
+    /// Signed, but not for here or not for now.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The issuer's keys are out of reach.
+    #[error("the issuer's keys cannot be had: try again")]
+    KeysAway,
+    /// The token names no tenant.
+    #[error("the token names no tenant in its claim `{0}`")]
+    TenantMissing(String),
+    /// The token names several, and the request none.
+    #[error("the token names several tenants: pick one with `x-tagway-tenant`")]
+    TenantAmbiguous,
+    /// The request picks a tenant that the token does not name. Which exist is not told.
+    #[error("the token does not name the tenant that `x-tagway-tenant` picks")]
+    TenantNotGranted,
+    /// The bearer may not do that.
+    #[error("the token does not grant the permission `{0}`")]
+    PermissionMissing(Permission),
+}
+
+/// Whom a token speaks for, as long as it lives.
+#[derive(Debug)]
+pub struct VerifiedCaller {
+    subject: Arc<str>,
+    tenants: Vec<TenantId>,
+    permissions: BTreeSet<Permission>,
+    claims: serde_json::Map<String, Value>,
+    /// Seconds since the epoch, the leeway included.
+    expires: u64,
+}
+
+impl VerifiedCaller {
+    /// The token's subject.
+    #[must_use]
+    pub fn subject(&self) -> &Arc<str> {
+        &self.subject
+    }
+
+    /// Whether it may.
+    #[must_use]
+    pub fn may(&self, permission: Permission) -> bool {
+        self.permissions.contains(&permission)
+    }
+
+    /// One claim. Strategies see those that their manifest asks for.
+    #[must_use]
+    pub fn claim(&self, name: &str) -> Option<&Value> {
+        self.claims.get(name)
+    }
+}
+
+/// The one tenant that a request is for: named by a token that verified, and never by anything else.
+#[derive(Debug, Clone)]
+pub struct VerifiedTenant {
+    id: TenantId,
+    caller: Arc<VerifiedCaller>,
+}
+
+impl VerifiedTenant {
+    /// Which one.
+    #[must_use]
+    pub fn id(&self) -> &TenantId {
+        &self.id
+    }
+
+    /// Who calls for it.
+    #[must_use]
+    pub fn caller(&self) -> &Arc<VerifiedCaller> {
+        &self.caller
+    }
+
+    /// A tenant whose caller may read.
+    pub fn reader(self) -> Result<Reader, IdentityError> {
+        self.permitted(Permission::Read).map(Reader)
+    }
+
+    /// A tenant whose caller may write and delete.
+    pub fn writer(self) -> Result<Writer, IdentityError> {
+        self.permitted(Permission::Write).map(Writer)
+    }
+
+    fn permitted(self, permission: Permission) -> Result<Self, IdentityError> {
+        if self.caller.may(permission) {
+            Ok(self)
+        } else {
+            Err(IdentityError::PermissionMissing(permission))
+        }
+    }
+
+    /// For tests of what lies behind this wall.
+    #[cfg(test)]
+    pub(crate) fn for_tests(id: &str) -> Self {
+        Self {
+            id: id.parse().expect("a tenant"),
+            caller: Arc::new(VerifiedCaller {
+                subject: "tester".into(),
+                tenants: Vec::new(),
+                permissions: Permission::ALL.into_iter().collect(),
+                claims: serde_json::Map::new(),
+                expires: u64::MAX,
+            }),
+        }
+    }
+}
+
+/// A tenant whose caller may read. What reads takes this.
+#[derive(Debug, Clone)]
+pub struct Reader(VerifiedTenant);
+
+/// A tenant whose caller may write and delete. What writes takes this.
+#[derive(Debug, Clone)]
+pub struct Writer(VerifiedTenant);
+
+impl Deref for Reader {
+    type Target = VerifiedTenant;
+
+    fn deref(&self) -> &VerifiedTenant {
+        &self.0
+    }
+}
+
+impl Deref for Writer {
+    type Target = VerifiedTenant;
+
+    fn deref(&self) -> &VerifiedTenant {
+        &self.0
+    }
+}
+
+/// Verifies tokens.
+pub struct Identity {
+    keys: Arc<KeySets>,
+    rules: claims::Rules,
+    remembered: remembered::Remembered,
+    clock: Clock,
+}
+
+impl Identity {
+    /// Verifies against `keys` by the rules of `settings`.
+    #[must_use]
+    pub fn new(settings: &IdentitySettings, keys: Arc<KeySets>, clock: Clock) -> Self {
+        Self {
+            keys,
+            rules: claims::Rules::new(settings),
+            remembered: remembered::Remembered::new(settings.token_memory.0),
+            clock,
+        }
+    }
+
+    /// Who the bearer is. A token that verified before is remembered by its whole text, until it expires or the key
+    /// set changes.
+    pub async fn caller(&self, token: &Token) -> Result<Arc<VerifiedCaller>, IdentityError> {
+        let now = self.clock.seconds();
+        let keys = self.keys.current();
+        if let Some(caller) = self.remembered.get(token, keys.generation(), now) {
+            return Ok(caller);
+        }
+        let header = token.header()?;
+        let (keys, key) = self.keys.find(keys, &header).await?;
+        let payload = token.verify(&key)?;
+        let caller = Arc::new(self.rules.check(payload, now)?);
+        self.remembered.put(token, keys.generation(), &caller);
+        Ok(caller)
+    }
+
+    /// The tenant that a request of this caller is for: the only one, or the one that `picked` names among several.
+    pub fn tenant(&self, caller: Arc<VerifiedCaller>, picked: Option<&str>) -> Result<VerifiedTenant, IdentityError> {
+        let tenants = &caller.tenants;
+        let id = match (picked, tenants.as_slice()) {
+            (_, []) => return Err(IdentityError::TenantMissing(self.rules.tenant_claim().to_owned())),
+            (None, [only]) => only,
+            (None, _) => return Err(IdentityError::TenantAmbiguous),
+            (Some(picked), tenants) => tenants
+                .iter()
+                .find(|tenant| tenant.as_str() == picked)
+                .ok_or(IdentityError::TenantNotGranted)?,
+        };
+        Ok(VerifiedTenant { id: id.clone(), caller })
+    }
+}
+
+#[cfg(test)]
+mod tests;

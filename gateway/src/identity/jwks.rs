@@ -1,0 +1,338 @@
+//! The issuer's public keys: fetched, refreshed, and the last good set kept for its grace.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::{DecodingKey, Header};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::IdentityError;
+use super::token::VerifyingKey;
+use crate::settings::{Algorithm, IdentitySettings, Source};
+
+/// A key set is a few kilobytes; more than this is something else.
+const SET_BYTES: usize = 1 << 20;
+/// Of one fetch, everything included.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two fetches for the sake of unknown keys, so that made-up tokens cannot drown the issuer.
+const ASKED_PAUSE: Duration = Duration::from_secs(30);
+/// Until another try after a failure, unless the next refresh is due sooner.
+const RETRY: Duration = Duration::from_secs(15);
+/// RFC 7518, 3.3: a key of 2048 bits or larger must be used.
+const RSA_MODULUS_BYTES: usize = 256;
+
+/// Why no usable set could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The file.
+    #[error("{path}: {error}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The URL.
+    #[error("{0}")]
+    Url(#[from] reqwest::Error),
+    /// Something answered, but not with keys.
+    #[error("{0}")]
+    NoSet(String),
+}
+
+/// Keys that served together. A token is remembered with the generation of the set that it verified against.
+pub struct KeySet {
+    generation: u64,
+    /// As published, to tell a change.
+    published: Vec<Jwk>,
+    keys: Vec<(Option<String>, VerifyingKey)>,
+    /// Not empty because the issuer says so, but because it has not been heard for too long.
+    away: bool,
+}
+
+impl KeySet {
+    /// Changes whenever a key comes or goes.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The key that the header names; or the only one, where it names none.
+    fn get(&self, header: &Header) -> Option<&VerifyingKey> {
+        let mut fitting = self
+            .keys
+            .iter()
+            .filter(|(_, key)| key.algorithm == header.alg)
+            .filter(|(kid, _)| header.kid.is_none() || *kid == header.kid);
+        let (_, key) = fitting.next()?;
+        (header.kid.is_some() || fitting.next().is_none()).then_some(key)
+    }
+}
+
+/// The set that serves now, and what keeps it fresh.
+pub struct KeySets {
+    current: ArcSwap<KeySet>,
+    source: KeySource,
+    allowed: Vec<jsonwebtoken::Algorithm>,
+    refresh: Duration,
+    grace: Duration,
+    /// Somebody holds a token with an unknown key.
+    asked: Notify,
+    /// When the refresher last came back, however it went.
+    came_back: watch::Sender<Option<Instant>>,
+    last_asked: std::sync::Mutex<Option<Instant>>,
+}
+
+enum KeySource {
+    File(PathBuf),
+    Url { url: String, client: reqwest::Client },
+}
+
+impl KeySets {
+    /// Looks for the keys once. A file has to be there; a URL that does not answer is tried again by [`Self::run`].
+    pub async fn open(settings: &IdentitySettings) -> Result<Arc<Self>, KeysError> {
+        let source = match &settings.jwks {
+            Some(Source::File(path)) => KeySource::File(path.clone()),
+            Some(Source::Url(url)) => KeySource::Url {
+                url: url.clone(),
+                client: reqwest::Client::builder()
+                    .timeout(FETCH_TIMEOUT)
+                    // Elsewhere is not where the operator said.
+                    .redirect(reqwest::redirect::Policy::none())
+                    .build()?,
+            },
+            other => return Err(KeysError::NoSet(format!("{other:?} is no place for keys"))),
+        };
+        let sets = Arc::new(Self {
+            current: ArcSwap::from_pointee(KeySet {
+                generation: 0,
+                published: Vec::new(),
+                keys: Vec::new(),
+                away: true,
+            }),
+            source,
+            allowed: settings.algorithms.iter().copied().map(algorithm).collect(),
+            refresh: settings.jwks_refresh,
+            grace: settings.jwks_grace,
+            asked: Notify::new(),
+            came_back: watch::Sender::new(None),
+            last_asked: std::sync::Mutex::new(None),
+        });
+        match (sets.look().await, &sets.source) {
+            (Err(error), KeySource::File(_)) => return Err(error),
+            (Err(error), KeySource::Url { url, .. }) => {
+                tracing::warn!(%url, error = error_chain(&error), "the issuer's keys cannot be had; trying again");
+            }
+            (Ok(()), _) => {}
+        }
+        Ok(sets)
+    }
+
+    /// The set that serves now.
+    #[must_use]
+    pub fn current(&self) -> Arc<KeySet> {
+        self.current.load_full()
+    }
+
+    /// The key that `header` names, in `set` or, if it is not there, in a newer one.
+    pub(super) async fn find(
+        &self,
+        set: Arc<KeySet>,
+        header: &Header,
+    ) -> Result<(Arc<KeySet>, VerifyingKey), IdentityError> {
+        if !self.allowed.contains(&header.alg) {
+            return Err(IdentityError::Signature(
+                "the token's `alg` is not one that is accepted here",
+            ));
+        }
+        if let Some(key) = set.get(header) {
+            let key = key.clone();
+            return Ok((set, key));
+        }
+        self.look_for_unknown().await;
+        let set = self.current();
+        match set.get(header) {
+            Some(key) => {
+                let key = key.clone();
+                Ok((set, key))
+            }
+            None if set.away => Err(IdentityError::KeysAway),
+            None => Err(IdentityError::Signature("the token names no key of the issuer's")),
+        }
+    }
+
+    /// Has the refresher look now, and waits for it; unless it did so for somebody a moment ago.
+    async fn look_for_unknown(&self) {
+        let mut came_back = self.came_back.subscribe();
+        {
+            let now = Instant::now();
+            let mut last = self
+                .last_asked
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            match *last {
+                // Others asked for the same, and the answer is still on its way: wait with them.
+                Some(asked) if came_back.borrow().is_none_or(|back| back < asked) => {}
+                Some(asked) if now < asked + ASKED_PAUSE => return,
+                _ => {
+                    *last = Some(now);
+                    self.asked.notify_one();
+                }
+            }
+        }
+        // Bounded, for the refresher may be gone with the process.
+        _ = timeout(FETCH_TIMEOUT, came_back.changed()).await;
+    }
+
+    /// Keeps the set fresh. Runs until it is dropped.
+    pub async fn run(&self) {
+        let mut last_good = Instant::now();
+        let mut due = last_good + jittered(self.refresh);
+        loop {
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = self.asked.notified() => {}
+            }
+            let looked = self.look().await;
+            let now = Instant::now();
+            match looked {
+                Ok(()) => {
+                    last_good = now;
+                    due = now + jittered(self.refresh);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = error_chain(&error),
+                        "the issuer's keys cannot be had; the last ones serve on"
+                    );
+                    due = now + jittered(self.refresh.min(RETRY));
+                    if now >= last_good + self.grace && !self.current().away {
+                        tracing::error!("the last keys were good {:?} ago: no token passes any more", self.grace);
+                        self.replace(Vec::new(), Vec::new(), true);
+                    }
+                }
+            }
+            self.came_back.send_replace(Some(now));
+        }
+    }
+
+    async fn look(&self) -> Result<(), KeysError> {
+        let text = match &self.source {
+            KeySource::File(path) => fs::read(path).map_err(|error| KeysError::File {
+                path: path.display().to_string(),
+                error,
+            })?,
+            KeySource::Url { url, client } => fetch(client, url).await?,
+        };
+        let (published, keys) = parse(&text, &self.allowed)?;
+        if self.current().published != published || self.current().away {
+            self.replace(published, keys, false);
+        }
+        Ok(())
+    }
+
+    fn replace(&self, published: Vec<Jwk>, keys: Vec<(Option<String>, VerifyingKey)>, away: bool) {
+        let generation = self.current().generation + 1;
+        tracing::info!(generation, keys = keys.len(), "the issuer's keys have changed");
+        self.current.store(Arc::new(KeySet {
+            generation,
+            published,
+            keys,
+            away,
+        }));
+    }
+}
+
+async fn fetch(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, KeysError> {
+    let mut response = client.get(url).send().await?.error_for_status()?;
+    if !response.status().is_success() {
+        return Err(KeysError::NoSet(format!("{url} answers {}", response.status())));
+    }
+    let mut text = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if text.len() + chunk.len() > SET_BYTES {
+            return Err(KeysError::NoSet(format!("{url} answers more than 1 MiB")));
+        }
+        text.extend_from_slice(&chunk);
+    }
+    Ok(text)
+}
+
+type Usable = Vec<(Option<String>, VerifyingKey)>;
+
+/// Keys that may sign with what is allowed. Others are none of ours and are passed over; a set in which nothing is
+/// usable, though, is more likely a mistake than a withdrawal, which says `"keys": []`.
+fn parse(text: &[u8], allowed: &[jsonwebtoken::Algorithm]) -> Result<(Vec<Jwk>, Usable), KeysError> {
+    let set: JwkSet = serde_json::from_slice(text)
+        .map_err(|error| KeysError::NoSet(format!("not a JSON Web Key Set (RFC 7517, 5): {error}")))?;
+    let usable: Usable = set
+        .keys
+        .iter()
+        .filter_map(|jwk| Some((jwk.common.key_id.clone(), usable(jwk, allowed)?)))
+        .collect();
+    if usable.is_empty() && !set.keys.is_empty() {
+        return Err(KeysError::NoSet(format!(
+            "none of its keys is for signing with {allowed:?}"
+        )));
+    }
+    Ok((set.keys, usable))
+}
+
+fn usable(jwk: &Jwk, allowed: &[jsonwebtoken::Algorithm]) -> Option<VerifyingKey> {
+    let algorithm = match &jwk.algorithm {
+        AlgorithmParameters::RSA(rsa) => {
+            // base64url without padding: 4 characters for 3 bytes.
+            (rsa.n.len() * 3 / 4 >= RSA_MODULUS_BYTES).then_some(jsonwebtoken::Algorithm::RS256)?
+        }
+        AlgorithmParameters::EllipticCurve(ec) => {
+            (ec.curve == EllipticCurve::P256).then_some(jsonwebtoken::Algorithm::ES256)?
+        }
+        AlgorithmParameters::OctetKeyPair(okp) => {
+            (okp.curve == EllipticCurve::Ed25519).then_some(jsonwebtoken::Algorithm::EdDSA)?
+        }
+        _ => return None,
+    };
+    let for_signing = jwk
+        .common
+        .public_key_use
+        .as_ref()
+        .is_none_or(|for_what| *for_what == PublicKeyUse::Signature);
+    let of_this_algorithm = jwk
+        .common
+        .key_algorithm
+        .is_none_or(|named| named == KeyAlgorithm::from(algorithm));
+    if !allowed.contains(&algorithm) || !for_signing || !of_this_algorithm {
+        return None;
+    }
+    let key = DecodingKey::from_jwk(jwk).ok()?;
+    Some(VerifyingKey { key, algorithm })
+}
+
+fn algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
+    match algorithm {
+        Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
+        Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
+        Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
+    }
+}
+
+/// Up to a tenth sooner, so that replicas do not ask together.
+fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(fastrand::f64().mul_add(-0.1, 1.0))
+}
+
+/// reqwest keeps the reason in its sources.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,18 @@
+//! Tagway: a gRPC gateway for multi-tenant configuration. `ARCHITECTURE.md` beside this crate's manifest tells the way
+//! of a request through these modules.
+
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod backend;
+pub mod clock;
+pub mod config;
+pub mod identity;
+pub mod key;
+pub mod placement;
+pub mod server;
+pub mod settings;
+pub mod shutdown;
+pub mod strategy;
+pub mod telemetry;
+pub mod wit;

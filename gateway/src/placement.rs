@@ -1,0 +1,379 @@
+//! A strategy's decision, checked and turned into physical names. The second wall: a decision is hostile input, and
+//! only this module makes a [`PhysicalName`], always with the tenant of the verified token in it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::identity::VerifiedTenant;
+use crate::key::{ConfigKey, Name, Tag, TenantId};
+use crate::wit;
+
+/// Most placements of one decision.
+const PLACEMENTS: usize = 8;
+/// Most placements that `enumerate` may name.
+const RANGES: usize = 32;
+/// Most segments of a namespace.
+const NAMESPACE_SEGMENTS: usize = 4;
+/// Longest namespace, in bytes: with tenant, tag and name it stays within what every store takes as a name.
+const NAMESPACE_BYTES: usize = 256;
+/// Longest reason, in bytes.
+const REASON_BYTES: usize = 256;
+
+/// What the operator lets a strategy use.
+#[derive(Debug, Clone)]
+pub struct Grants {
+    /// Backends by id.
+    pub backends: BTreeSet<Arc<str>>,
+}
+
+/// How a decision breaks the contract. For operators: it may name backends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenDecision {
+    /// Not granted, or not there.
+    #[error("it names the backend `{0}`, which it is not granted")]
+    Backend(String),
+    /// Could leave the tenant's space, or collide within it.
+    #[error("its namespace {0:?} is not 0 to 4 segments [A-Za-z0-9_-]* that end in a letter or digit")]
+    Namespace(String),
+    /// A home that is everybody's.
+    #[error("it places the home in the shared scope")]
+    SharedHome,
+    /// Options that this gateway does not know.
+    #[error("it sets the option `{0}`, which no backend here knows")]
+    Option(String),
+    /// More than the contract allows.
+    #[error("it names {0} placements")]
+    TooMany(usize),
+    /// Too long.
+    #[error("its reason has {0} bytes; at most 256")]
+    Reason(usize),
+    /// Parts of the contract that are not served yet.
+    #[error("it names former homes or defaults, which this gateway does not serve yet")]
+    Layers,
+}
+
+/// Where a key lives in a store: `<tenant>/<namespace>/<tag>/<name>`. A tag ends with `_` and a namespace segment does
+/// not, so two keys never share one, whatever a strategy answers.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PhysicalName {
+    range: PhysicalRange,
+    name: Name,
+}
+
+/// All names of one tag in one namespace of one tenant.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PhysicalRange {
+    tenant: TenantId,
+    /// `<namespace>/<tag>`
+    folder: Arc<str>,
+}
+
+/// One name in one backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Id in the catalog.
+    pub backend: Arc<str>,
+    /// There.
+    pub name: PhysicalName,
+}
+
+/// One range in one backend.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PlaceRange {
+    /// Id in the catalog.
+    pub backend: Arc<str>,
+    /// There.
+    pub range: PhysicalRange,
+}
+
+/// A decision that holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Where reads, writes and deletes go.
+    pub home: Place,
+}
+
+impl Grants {
+    /// Checks what `decide` answered for `key`.
+    pub fn place(
+        &self,
+        tenant: &VerifiedTenant,
+        key: &ConfigKey,
+        decision: &wit::Decision,
+    ) -> Result<Placed, BrokenDecision> {
+        let count = 1 + decision.former.len() + decision.defaults.len();
+        if count > PLACEMENTS {
+            return Err(BrokenDecision::TooMany(count));
+        }
+        if let Some(reason) = decision.reason.as_ref().filter(|reason| reason.len() > REASON_BYTES) {
+            return Err(BrokenDecision::Reason(reason.len()));
+        }
+        if count > 1 {
+            return Err(BrokenDecision::Layers);
+        }
+        let home = self.range(tenant, key.tag(), &decision.home)?;
+        Ok(Placed {
+            home: Place {
+                backend: home.backend,
+                name: home.range.name(key.name()),
+            },
+        })
+    }
+
+    /// Checks what `enumerate` answered for a prefix within `tag`. Each range once.
+    pub fn ranges(
+        &self,
+        tenant: &VerifiedTenant,
+        tag: &Tag,
+        placements: &[wit::Placement],
+    ) -> Result<BTreeSet<PlaceRange>, BrokenDecision> {
+        if placements.len() > RANGES {
+            return Err(BrokenDecision::TooMany(placements.len()));
+        }
+        placements
+            .iter()
+            .map(|placement| self.range(tenant, tag, placement))
+            .collect()
+    }
+
+    fn range(
+        &self,
+        tenant: &VerifiedTenant,
+        tag: &Tag,
+        placement: &wit::Placement,
+    ) -> Result<PlaceRange, BrokenDecision> {
+        let backend = self
+            .backends
+            .get(placement.backend.as_str())
+            .ok_or_else(|| BrokenDecision::Backend(shortened(&placement.backend)))?;
+        if placement.scope == wit::Scope::Shared {
+            return Err(BrokenDecision::SharedHome);
+        }
+        if !is_namespace(&placement.namespace) {
+            return Err(BrokenDecision::Namespace(shortened(&placement.namespace)));
+        }
+        if let Some(option) = placement.options.first() {
+            return Err(BrokenDecision::Option(shortened(&option.name)));
+        }
+        let folder = if placement.namespace.is_empty() {
+            tag.as_str().into()
+        } else {
+            format!("{}/{tag}", placement.namespace).into()
+        };
+        Ok(PlaceRange {
+            backend: Arc::clone(backend),
+            range: PhysicalRange {
+                tenant: tenant.id().clone(),
+                folder,
+            },
+        })
+    }
+}
+
+impl PhysicalName {
+    /// Whose space it is in.
+    #[must_use]
+    pub fn tenant(&self) -> &TenantId {
+        &self.range.tenant
+    }
+
+    /// The range that it is in.
+    #[must_use]
+    pub fn range(&self) -> &PhysicalRange {
+        &self.range
+    }
+
+    /// The last part: the key's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+}
+
+impl PhysicalRange {
+    /// Whose space it is in.
+    #[must_use]
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// `<namespace>/<tag>`; just the tag where there is no namespace.
+    #[must_use]
+    pub fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    fn name(self, name: &Name) -> PhysicalName {
+        PhysicalName {
+            range: self,
+            name: name.clone(),
+        }
+    }
+}
+
+impl fmt::Display for PhysicalRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tenant, self.folder)
+    }
+}
+
+impl fmt::Debug for PhysicalRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for PhysicalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.range, self.name)
+    }
+}
+
+impl fmt::Debug for PhysicalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// `strategy.wit`: 0 to 4 path segments joined by "/", each `[A-Za-z0-9_-]*` ending in a letter or digit.
+fn is_namespace(text: &str) -> bool {
+    let segment = |segment: &str| {
+        segment.ends_with(|last: char| last.is_ascii_alphanumeric())
+            && segment
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    text.is_empty()
+        || (text.len() <= NAMESPACE_BYTES
+            && text.split('/').count() <= NAMESPACE_SEGMENTS
+            && text.split('/').all(segment))
+}
+
+/// Enough of a hostile text to recognise it in a log.
+fn shortened(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::key::Tags;
+
+    fn placement(backend: &str, namespace: &str) -> wit::Placement {
+        wit::Placement {
+            backend: backend.to_owned(),
+            scope: wit::Scope::Tenant,
+            namespace: namespace.to_owned(),
+            cache: None,
+            options: Vec::new(),
+        }
+    }
+
+    fn decision(home: wit::Placement) -> wit::Decision {
+        wit::Decision {
+            home,
+            former: Vec::new(),
+            defaults: Vec::new(),
+            reason: None,
+        }
+    }
+
+    fn place(decision: &wit::Decision) -> Result<String, BrokenDecision> {
+        place_key(decision, "t_a/b")
+    }
+
+    fn place_key(decision: &wit::Decision, key: &str) -> Result<String, BrokenDecision> {
+        let grants = Grants {
+            backends: ["hot".into()].into(),
+        };
+        let tags = Tags::new(["t_".parse().unwrap(), "u_".parse().unwrap()]);
+        let placed = grants.place(&VerifiedTenant::for_tests("acme"), &tags.parse(key).unwrap(), decision)?;
+        Ok(placed.home.name.to_string())
+    }
+
+    #[test]
+    fn the_tenant_comes_first_whatever_the_decision_says() {
+        assert_eq!(place(&decision(placement("hot", ""))).unwrap(), "acme/t_/a/b");
+        assert_eq!(
+            place(&decision(placement("hot", "x/y-1"))).unwrap(),
+            "acme/x/y-1/t_/a/b"
+        );
+    }
+
+    #[test]
+    fn what_breaks_the_contract_is_refused() {
+        use BrokenDecision::{Backend, Layers, Namespace, Option, Reason, SharedHome, TooMany};
+
+        for backend in ["cold", "", "hot "] {
+            assert_eq!(
+                place(&decision(placement(backend, ""))),
+                Err(Backend(backend.to_owned()))
+            );
+        }
+        for namespace in [
+            "..",
+            ".",
+            "a/..",
+            "/",
+            "/a",
+            "a/",
+            "a//b",
+            "a_",
+            "a-",
+            "_",
+            "ä",
+            "a b",
+            "a\0",
+            "a/b/c/d/e",
+            "x/t_",
+            "%2e",
+        ] {
+            assert_eq!(
+                place(&decision(placement("hot", namespace))),
+                Err(Namespace(namespace.to_owned()))
+            );
+        }
+        let long = "n".repeat(257);
+        assert!(matches!(place(&decision(placement("hot", &long))), Err(Namespace(_))));
+        let mut shared = placement("hot", "");
+        shared.scope = wit::Scope::Shared;
+        assert_eq!(place(&decision(shared)), Err(SharedHome));
+        let mut optional = placement("hot", "");
+        optional.options.push(wit::Attribute {
+            name: "tenant".to_owned(),
+            value: "globex".to_owned(),
+        });
+        assert_eq!(place(&decision(optional)), Err(Option("tenant".to_owned())));
+        let mut wordy = decision(placement("hot", ""));
+        wordy.reason = Some("r".repeat(257));
+        assert_eq!(place(&wordy), Err(Reason(257)));
+        let mut layered = decision(placement("hot", ""));
+        layered.defaults.push(placement("hot", "base"));
+        assert_eq!(place(&layered), Err(Layers));
+        layered.former = vec![placement("hot", ""); 1_000_000];
+        assert_eq!(place(&layered), Err(TooMany(1_000_002)));
+    }
+
+    proptest! {
+        /// Two different (namespace, key) never meet in one physical name, and no name leaves its tenant.
+        #[test]
+        fn two_keys_never_share_a_name(
+            namespaces in ["[a-z_/]{0,6}", "[a-z_/]{0,6}"],
+            keys in ["[tu]_[a-z_/]{1,6}", "[tu]_[a-z_/]{1,6}"],
+        ) {
+            let tags = Tags::new(["t_".parse().unwrap(), "u_".parse().unwrap()]);
+            prop_assume!(keys.iter().all(|key| tags.parse(key).is_ok()));
+            let names = [0, 1].map(|i| place_key(&decision(placement("hot", &namespaces[i])), &keys[i]));
+            if let [Ok(a), Ok(b)] = names {
+                prop_assert!(a.starts_with("acme/") && !a.contains(".."));
+                let same = namespaces[0] == namespaces[1] && keys[0] == keys[1];
+                prop_assert_eq!(a == b, same);
+            }
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! `ConfigService`: from messages to what `config` does, and back. Every field is checked here, and a problem names it.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use prost_types::Timestamp;
+use tagway_proto::v1;
+use tagway_proto::v1::config_service_server::ConfigService;
+use tonic::{Code, Extensions, Request, Response, Status, Streaming};
+
+use super::status::{self, invalid};
+use crate::backend::{NewEntry, Precondition};
+use crate::config::{Config, Configs, ListRequest, WriteOptions};
+use crate::identity::VerifiedTenant;
+use crate::key::KeyPrefix;
+use crate::settings::Permission;
+use crate::strategy::Context;
+
+/// What a value is, where the writer does not say.
+const CONTENT_TYPE: &str = "application/json";
+/// Longest content type, in bytes.
+const CONTENT_TYPE_BYTES: usize = 128;
+/// Entries of a page, where the caller does not say, and at most.
+const PAGE_SIZE: usize = 100;
+const MAX_PAGE_SIZE: usize = 1000;
+
+pub(super) struct ConfigServiceImpl {
+    configs: Arc<Configs>,
+}
+
+impl ConfigServiceImpl {
+    pub(super) fn new(configs: Arc<Configs>) -> Self {
+        Self { configs }
+    }
+}
+
+#[tonic::async_trait]
+impl ConfigService for ConfigServiceImpl {
+    async fn get_config(
+        &self,
+        request: Request<v1::GetConfigRequest>,
+    ) -> Result<Response<v1::GetConfigResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let reader = tenant.reader().map_err(|error| status::identity(&error))?;
+        check_consistency(request.consistency)?;
+        check_scope(request.scope)?;
+        let context = context(request.context)?;
+        let found = self
+            .configs
+            .get(&reader, &request.key, request.version, &context)
+            .await
+            .map_err(|error| status::config(error, "key"))?;
+        Ok(Response::new(v1::GetConfigResponse {
+            config: Some(message(found)),
+            freshness: Some(from_backend()),
+        }))
+    }
+
+    async fn list_configs(
+        &self,
+        request: Request<v1::ListConfigsRequest>,
+    ) -> Result<Response<v1::ListConfigsResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let reader = tenant.reader().map_err(|error| status::identity(&error))?;
+        let prefix: KeyPrefix = request.prefix.parse().map_err(|problem| invalid("prefix", problem))?;
+        let page_size = match usize::try_from(request.page_size) {
+            Ok(0) => PAGE_SIZE,
+            Ok(size) => size.min(MAX_PAGE_SIZE),
+            Err(_) => return Err(invalid("page_size", "is negative; 0 means 100")),
+        };
+        let context = context(request.context)?;
+        let list = ListRequest {
+            prefix: &prefix,
+            page_size,
+            page_token: &request.page_token,
+            keys_only: request.keys_only,
+            context: &context,
+        };
+        let listed = self
+            .configs
+            .list(&reader, list)
+            .await
+            .map_err(|error| status::config(error, "prefix"))?;
+        Ok(Response::new(v1::ListConfigsResponse {
+            configs: listed.configs.into_iter().map(message).collect(),
+            next_page_token: listed.next_page_token,
+            freshness: Some(from_backend()),
+        }))
+    }
+
+    async fn put_config(
+        &self,
+        request: Request<v1::PutConfigRequest>,
+    ) -> Result<Response<v1::PutConfigResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        check_may_share(&tenant, request.scope)?;
+        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
+        check_scope(request.scope)?;
+        let entry = NewEntry {
+            value: request.value,
+            content_type: content_type(request.content_type)?,
+        };
+        let options = WriteOptions {
+            precondition: precondition(request.precondition)?,
+            request_id: request_id(&request.request_id)?,
+            secret: request.secret,
+            context: context(request.context)?,
+        };
+        let written = self
+            .configs
+            .put(&writer, &request.key, entry, &options)
+            .await
+            .map_err(|error| status::config(error, "key"))?;
+        Ok(Response::new(v1::PutConfigResponse {
+            config: Some(message(written)),
+        }))
+    }
+
+    async fn delete_config(
+        &self,
+        request: Request<v1::DeleteConfigRequest>,
+    ) -> Result<Response<v1::DeleteConfigResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        check_may_share(&tenant, request.scope)?;
+        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
+        check_scope(request.scope)?;
+        let options = WriteOptions {
+            precondition: precondition(request.precondition)?,
+            request_id: request_id(&request.request_id)?,
+            secret: false,
+            context: context(request.context)?,
+        };
+        let deleted = self
+            .configs
+            .delete(&writer, &request.key, &options)
+            .await
+            .map_err(|error| status::config(error, "key"))?;
+        if deleted || request.allow_missing {
+            Ok(Response::new(v1::DeleteConfigResponse {}))
+        } else {
+            Err(status::status(Code::NotFound, "NOT_FOUND", "no such key"))
+        }
+    }
+
+    async fn batch_get_configs(
+        &self,
+        _: Request<v1::BatchGetConfigsRequest>,
+    ) -> Result<Response<v1::BatchGetConfigsResponse>, Status> {
+        Err(unbuilt("BatchGetConfigs"))
+    }
+
+    async fn list_config_versions(
+        &self,
+        _: Request<v1::ListConfigVersionsRequest>,
+    ) -> Result<Response<v1::ListConfigVersionsResponse>, Status> {
+        Err(unbuilt("ListConfigVersions"))
+    }
+
+    async fn rollback_config(
+        &self,
+        _: Request<v1::RollbackConfigRequest>,
+    ) -> Result<Response<v1::RollbackConfigResponse>, Status> {
+        Err(unbuilt("RollbackConfig"))
+    }
+
+    async fn explain_route(
+        &self,
+        _: Request<v1::ExplainRouteRequest>,
+    ) -> Result<Response<v1::ExplainRouteResponse>, Status> {
+        Err(unbuilt("ExplainRoute"))
+    }
+
+    type WatchConfigsStream =
+        Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::WatchConfigsResponse, Status>> + Send>>;
+
+    async fn watch_configs(
+        &self,
+        _: Request<Streaming<v1::WatchConfigsRequest>>,
+    ) -> Result<Response<Self::WatchConfigsStream>, Status> {
+        Err(unbuilt("WatchConfigs"))
+    }
+}
+
+/// The tenant that the identity layer put there, and the message.
+fn open<T>(request: Request<T>) -> Result<(VerifiedTenant, T), Status> {
+    let (_, mut extensions, message): (_, Extensions, T) = request.into_parts();
+    match extensions.remove::<VerifiedTenant>() {
+        Some(tenant) => Ok((tenant, message)),
+        // No request comes here but through the identity layer.
+        None => Err(status::status(
+            Code::Unauthenticated,
+            "TOKEN_MISSING",
+            "no verified tenant",
+        )),
+    }
+}
+
+fn unbuilt(rpc: &str) -> Status {
+    status::status(Code::Unimplemented, "UNIMPLEMENTED", format!("{rpc} is not built yet"))
+}
+
+/// There is no cache yet, so both are served the same way; but what is neither is a mistake.
+fn check_consistency(consistency: i32) -> Result<(), Status> {
+    v1::Consistency::try_from(consistency)
+        .map(drop)
+        .map_err(|_| invalid("consistency", format!("{consistency} is no Consistency")))
+}
+
+/// Who writes what all tenants read needs a permission of its own.
+fn check_may_share(tenant: &VerifiedTenant, scope: i32) -> Result<(), Status> {
+    if scope == v1::Scope::Shared as i32 && !tenant.caller().may(Permission::Share) {
+        let error = crate::identity::IdentityError::PermissionMissing(Permission::Share);
+        return Err(status::identity(&error));
+    }
+    Ok(())
+}
+
+/// No decision has shared defaults yet, so there is nothing that the shared scope could address.
+fn check_scope(scope: i32) -> Result<(), Status> {
+    match v1::Scope::try_from(scope) {
+        Ok(v1::Scope::Unspecified) => Ok(()),
+        Ok(v1::Scope::Shared) => Err(status::status(
+            Code::FailedPrecondition,
+            "UNPLACED",
+            "the decision for this key has no shared default",
+        )),
+        Err(_) => Err(invalid("scope", format!("{scope} is no Scope"))),
+    }
+}
+
+fn context(dimensions: HashMap<String, String>) -> Result<Context, Status> {
+    Context::new(dimensions).map_err(|problem| invalid("context", problem))
+}
+
+fn content_type(text: String) -> Result<String, Status> {
+    if text.is_empty() {
+        return Ok(CONTENT_TYPE.to_owned());
+    }
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if text.len() <= CONTENT_TYPE_BYTES && printable && text.contains('/') {
+        Ok(text)
+    } else {
+        Err(invalid(
+            "content_type",
+            "a media type such as application/json, in at most 128 printable ASCII characters",
+        ))
+    }
+}
+
+fn precondition(message: Option<v1::Precondition>) -> Result<Precondition, Status> {
+    let Some(message) = message else {
+        return Ok(Precondition::None);
+    };
+    match message.kind {
+        Some(v1::precondition::Kind::IfMatch(etag)) => etag
+            .parse()
+            .map(Precondition::Match)
+            .map_err(|problem| invalid("precondition.if_match", problem)),
+        Some(v1::precondition::Kind::IfAbsent(true)) => Ok(Precondition::Absent),
+        Some(v1::precondition::Kind::IfAbsent(false)) => {
+            Err(invalid("precondition.if_absent", "is either true or not there"))
+        }
+        None => Err(invalid("precondition", "holds neither if_match nor if_absent")),
+    }
+}
+
+/// Whether there is one.
+fn request_id(text: &str) -> Result<bool, Status> {
+    let group = |group: &str, length| group.len() == length && group.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let groups: Vec<&str> = text.split('-').collect();
+    match groups.as_slice() {
+        [""] => Ok(false),
+        [a, b, c, d, e] if group(a, 8) && group(b, 4) && group(c, 4) && group(d, 4) && group(e, 12) => Ok(true),
+        _ => Err(invalid(
+            "request_id",
+            "a UUID such as 123e4567-e89b-12d3-a456-426614174000",
+        )),
+    }
+}
+
+fn message(config: Config) -> v1::Config {
+    v1::Config {
+        key: config.key,
+        value: config.entry.value,
+        content_type: config.entry.content_type,
+        version: config.entry.etag.version,
+        etag: config.entry.etag.to_string(),
+        update_time: Some(Timestamp::from(config.entry.updated_at)),
+        updated_by: config.entry.updated_by,
+        backend: config.backend.to_string(),
+        origin: v1::config::Origin::Home.into(),
+        secret: false,
+    }
+}
+
+/// The backend was asked for this very answer.
+fn from_backend() -> v1::Freshness {
+    v1::Freshness {
+        source: v1::freshness::Source::Backend.into(),
+        age: Some(prost_types::Duration::default()),
+    }
+}

@@ -1,0 +1,103 @@
+//! Ends a request at its caller's deadline (`grpc-timeout`), or at the operator's bound where that is nearer or the
+//! caller has none. tonic's own timeout says CANCELLED; a deadline has a code of its own.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response};
+use tokio::time::timeout;
+use tower::{Layer, Service};
+
+use super::status;
+
+#[derive(Clone)]
+pub(super) struct DeadlineLayer {
+    at_most: Duration,
+}
+
+impl DeadlineLayer {
+    pub(super) fn new(at_most: Duration) -> Self {
+        Self { at_most }
+    }
+}
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = Deadline<S>;
+
+    fn layer(&self, inner: S) -> Deadline<S> {
+        Deadline {
+            inner,
+            at_most: self.at_most,
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Deadline<S> {
+    inner: S,
+    at_most: Duration,
+}
+
+impl<S, B> Service<Request<B>> for Deadline<S>
+where
+    S: Service<Request<B>, Response = Response<tonic::body::Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let left = grpc_timeout(request.headers()).map_or(self.at_most, |asked| asked.min(self.at_most));
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            timeout(left, answer)
+                .await
+                .unwrap_or_else(|_| Ok(status::deadline_exceeded().into_http()))
+        })
+    }
+}
+
+/// At most 8 digits and a unit (gRPC over HTTP/2, "Timeout"). What is malformed counts as not there.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_read_as_grpc_writes_them() {
+        let read = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", http::HeaderValue::from_static(text));
+            grpc_timeout(&headers)
+        };
+        assert_eq!(read("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for malformed in ["", "m", "1", "100x", "-1S", "1.5S", "123456789S", "+1S"] {
+            assert_eq!(read(malformed), None, "{malformed}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! HTTP for operators and what probes on their behalf.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use http::StatusCode;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::strategy::Registry;
+
+/// Whether traffic should come here. It should not for what is this replica's own fault: not started, draining, or
+/// without a strategy. A backend that is away for everybody is no reason: taking every replica out would help nobody.
+#[derive(Clone)]
+pub struct Readiness {
+    registry: Arc<Registry>,
+    started: Arc<AtomicBool>,
+    stop: CancellationToken,
+}
+
+impl Readiness {
+    /// Not started yet.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, stop: CancellationToken) -> Self {
+        Self {
+            registry,
+            started: Arc::new(AtomicBool::new(false)),
+            stop,
+        }
+    }
+
+    /// From here on it serves.
+    pub fn start(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// Why not, if not.
+    #[must_use]
+    pub fn missing(&self) -> Option<&'static str> {
+        if self.stop.is_cancelled() {
+            Some("draining")
+        } else if !self.started.load(Ordering::Acquire) {
+            Some("starting")
+        } else if !self.registry.current().serves() {
+            Some("no strategy serves")
+        } else {
+            None
+        }
+    }
+}
+
+/// Serves `/livez` and `/readyz` until `stop`.
+pub async fn serve_ops(listener: TcpListener, readiness: Readiness, stop: CancellationToken) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(readiness);
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
+async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
+    match readiness.missing() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}

@@ -1,0 +1,165 @@
+//! The one map from errors to what a caller sees: `google.rpc.Status` with an `ErrorInfo` (domain `tagway`, a stable
+//! reason), as the head of `config.proto` lists them. No backend's words, no physical name and no other tenant pass it.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::backend::BackendError;
+use crate::config::ConfigError;
+use crate::identity::IdentityError;
+use crate::key::KeyError;
+use crate::strategy::{DecideError, Refusal};
+
+const DOMAIN: &str = "tagway";
+/// When a retry may find something better, where nothing tells us.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A status with a reason.
+pub(crate) fn status(code: Code, reason: &str, message: impl Into<String>) -> Status {
+    with(code, reason, message, ErrorDetails::new())
+}
+
+/// `INVALID_ARGUMENT` that names the field.
+pub(crate) fn invalid(field: &str, problem: impl std::fmt::Display) -> Status {
+    let problem = problem.to_string();
+    let mut details = ErrorDetails::new();
+    details.add_bad_request_violation(field, &problem);
+    with(
+        Code::InvalidArgument,
+        "INVALID_ARGUMENT",
+        format!("{field}: {problem}"),
+        details,
+    )
+}
+
+fn retry(code: Code, reason: &str, message: impl Into<String>, after: Duration) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_retry_info(Some(after));
+    with(code, reason, message, details)
+}
+
+fn with(code: Code, reason: &str, message: impl Into<String>, mut details: ErrorDetails) -> Status {
+    details.set_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
+/// The answer to who is not let in.
+pub(crate) fn refuse(error: &IdentityError) -> http::Response<tonic::body::Body> {
+    identity(error).into_http()
+}
+
+/// As a status.
+pub(crate) fn identity(error: &IdentityError) -> Status {
+    let message = error.to_string();
+    match error {
+        IdentityError::TokenMissing => status(Code::Unauthenticated, "TOKEN_MISSING", message),
+        IdentityError::TokenMalformed(_) => status(Code::Unauthenticated, "TOKEN_MALFORMED", message),
+        IdentityError::Signature(_) => status(Code::Unauthenticated, "TOKEN_SIGNATURE", message),
+        IdentityError::Claim(_) => status(Code::Unauthenticated, "TOKEN_CLAIM", message),
+        IdentityError::KeysAway => retry(Code::Unavailable, "KEYS_UNAVAILABLE", message, RETRY),
+        IdentityError::TenantMissing(_) => status(Code::PermissionDenied, "TENANT_MISSING", message),
+        IdentityError::TenantAmbiguous => invalid("x-tagway-tenant", message),
+        IdentityError::TenantNotGranted => status(Code::PermissionDenied, "TENANT_NOT_GRANTED", message),
+        IdentityError::PermissionMissing(_) => status(Code::PermissionDenied, "PERMISSION_MISSING", message),
+    }
+}
+
+/// More requests at once than this replica takes.
+pub(crate) fn overloaded() -> Status {
+    retry(
+        Code::ResourceExhausted,
+        "OVERLOADED",
+        "more requests at once than this replica takes",
+        RETRY,
+    )
+}
+
+/// The deadline came first. A write may have happened all the same.
+pub(crate) fn deadline_exceeded() -> Status {
+    status(
+        Code::DeadlineExceeded,
+        "DEADLINE_EXCEEDED",
+        "not done within the deadline",
+    )
+}
+
+/// Why a configuration was not read, written or deleted. `field` is what held the key or the prefix.
+pub(crate) fn config(error: ConfigError, field: &str) -> Status {
+    let message = error.to_string();
+    match error {
+        ConfigError::Key(KeyError::Malformed(problem)) => invalid(field, problem),
+        ConfigError::Key(KeyError::TagUnknown) | ConfigError::PrefixUnknown => {
+            status(Code::NotFound, "TAG_UNKNOWN", message)
+        }
+        ConfigError::Decide(error) => decide(error, field),
+        ConfigError::NotFound => status(Code::NotFound, "NOT_FOUND", message),
+        ConfigError::AlreadyExists => status(Code::AlreadyExists, "ALREADY_EXISTS", message),
+        ConfigError::Changed => status(
+            Code::Aborted,
+            "CHANGED",
+            "it is not in the state that if_match names: read again",
+        ),
+        ConfigError::CapabilityMissing(_) => status(Code::FailedPrecondition, "CAPABILITY_MISSING", message),
+        ConfigError::ValueTooLarge { .. } => invalid("value", message),
+        ConfigError::PageToken => invalid("page_token", message),
+        ConfigError::Backend(error) => backend(&error),
+        ConfigError::StrategyRejected => strategy_failed("no version of the strategy of this tag could be activated"),
+    }
+}
+
+fn decide(error: DecideError, field: &str) -> Status {
+    match error {
+        DecideError::Refused(Refusal::Denied(why)) => status(
+            Code::PermissionDenied,
+            "STRATEGY_DENIED",
+            or(why, "the strategy of this tag denies it"),
+        ),
+        DecideError::Refused(Refusal::Invalid(why)) => invalid(field, or(why, "the strategy of this tag refuses it")),
+        DecideError::Refused(Refusal::Unplaced(why)) => status(
+            Code::FailedPrecondition,
+            "UNPLACED",
+            or(why, "the strategy of this tag has no place for it"),
+        ),
+        DecideError::Failed => strategy_failed("the strategy of this tag failed or broke its contract"),
+        DecideError::Resting(rest) => retry(
+            Code::Internal,
+            "STRATEGY_FAILED",
+            "the strategy of this tag failed too often and rests",
+            rest,
+        ),
+        DecideError::Busy => retry(
+            Code::Unavailable,
+            "BUSY",
+            "the strategy of this tag did not get to run",
+            RETRY,
+        ),
+    }
+}
+
+fn or(why: String, otherwise: &str) -> String {
+    if why.is_empty() { otherwise.to_owned() } else { why }
+}
+
+fn strategy_failed(message: &str) -> Status {
+    status(Code::Internal, "STRATEGY_FAILED", message)
+}
+
+fn backend(error: &BackendError) -> Status {
+    match error {
+        BackendError::Away(_) => {
+            tracing::warn!(%error, "a backend is out of reach");
+            retry(
+                Code::Unavailable,
+                "BACKEND_UNAVAILABLE",
+                "the backend of this key is out of reach",
+                RETRY,
+            )
+        }
+        BackendError::Damaged(_) | BackendError::Foreign => {
+            tracing::error!(%error, "a backend failed");
+            status(Code::Internal, "BACKEND_FAILED", "the backend of this key failed")
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! Typed settings out of one TOML file and TAGWAY_* variables.
+//!
+//! Everything is said in types here, read once and checked whole: an unknown key, a bad value or two strategies that
+//! claim one tag is a [`SettingsError`] that names file, line and key. What resolves can be run.
+
+pub mod development;
+mod document;
+mod kinds;
+mod resolve;
+mod unbuilt;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use crate::key::Tag;
+use document::Document;
+
+use kinds::EventsKind;
+pub use kinds::{Algorithm, BackendKind, Listen, LogFormat, Permission, Source};
+
+/// Everything that a gateway can be told. `Default` is what a file that says nothing gets; it cannot run as it is, for
+/// it names no issuer, no backend and no strategy.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Addresses and connections.
+    pub server: ServerSettings,
+    /// Whose tokens are believed.
+    pub identity: IdentitySettings,
+    /// The catalog: stores by id.
+    pub backends: BTreeMap<String, BackendSettings>,
+    /// Strategies by the operator's name for them.
+    pub strategies: BTreeMap<String, StrategySettings>,
+    cache: CacheSettings,
+    events: EventsSettings,
+    quota: QuotaSettings,
+    /// Bounds of this replica.
+    pub limits: LimitSettings,
+    /// Logs.
+    pub telemetry: TelemetrySettings,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// gRPC. Beyond loopback only with TLS, or where `plaintext` says so.
+    pub listen: SocketAddr,
+    /// Whether plaintext is accepted beyond loopback: for those who end TLS in front.
+    pub plaintext: bool,
+    admin_listen: Listen,
+    /// HTTP: `/livez`, `/readyz`. Nowhere if empty.
+    pub ops_listen: Listen,
+    tls: Option<TlsSettings>,
+    reflection: bool,
+    /// From SIGTERM to exit, at most.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    /// After this a connection is told to go, so that load balancers rebalance.
+    #[serde(with = "humantime_serde")]
+    pub max_connection_age: Duration,
+    /// After `max_connection_age` and this it is cut.
+    #[serde(with = "humantime_serde")]
+    pub max_connection_grace: Duration,
+    /// HTTP/2 pings, so that a dead peer is noticed.
+    pub keepalive: KeepaliveSettings,
+    /// A file of at least 32 secret bytes, the same on every replica, that page tokens are sealed with. Without it a
+    /// token is good for the replica that gave it, until it restarts.
+    pub page_token_key: Option<PathBuf>,
+}
+
+/// `server.keepalive`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeepaliveSettings {
+    /// Silence until a ping is sent.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// Silence after it until the connection is cut.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "parsed, and refused by name until TLS is built")]
+struct TlsSettings {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+}
+
+/// `[identity]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdentitySettings {
+    /// What `iss` must be.
+    pub issuer: String,
+    /// What `aud` must hold one of; or `client_id`, where a token has no `aud`.
+    pub audiences: Vec<String>,
+    /// Where the keys are: `https://...`, `http://` on loopback, or `file:...`.
+    pub jwks: Option<Source>,
+    /// How often they are looked at, so that a withdrawn key is noticed.
+    #[serde(with = "humantime_serde")]
+    pub jwks_refresh: Duration,
+    /// How long the last good set serves while they cannot be had.
+    #[serde(with = "humantime_serde")]
+    pub jwks_grace: Duration,
+    /// What a token may be signed with.
+    pub algorithms: Vec<Algorithm>,
+    /// Claims that must have this value.
+    pub require: BTreeMap<String, String>,
+    /// The claim that names the tenant, or several.
+    pub tenant_claim: String,
+    /// The claim that names what its bearer may do.
+    pub permission_claim: String,
+    /// For each permission, the names of which the claim must hold one.
+    pub permissions: BTreeMap<Permission, Vec<String>>,
+    admin_audiences: Vec<String>,
+    /// Bytes that verified tokens may take, so that each is verified once.
+    pub token_memory: ByteSize,
+    /// By how much the clocks of issuer and gateway may differ.
+    #[serde(with = "humantime_serde")]
+    pub leeway: Duration,
+}
+
+/// `[backends.<id>]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "parsed, and refused by name until the other stores are built")]
+pub struct BackendSettings {
+    /// Which store it is.
+    pub kind: BackendKind,
+    /// `embedded`: the store's file.
+    pub path: Option<PathBuf>,
+    /// `embedded`: how many versions of a key are kept, deletions included.
+    #[serde(default = "hundred")]
+    pub history: u32,
+    /// What strategies learn of it.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
+    // What follows belongs to stores that are not built yet.
+    table: Option<String>,
+    region: Option<String>,
+    tenant_role: Option<String>,
+    #[serde(default, with = "humantime_serde")]
+    timeout: Option<Duration>,
+    in_flight: Option<u32>,
+    endpoint_url: Option<String>,
+    root: Option<String>,
+    kms_key: Option<String>,
+    requests_per_second: Option<u32>,
+}
+
+fn hundred() -> u32 {
+    100
+}
+
+/// `[strategies.<name>]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "parsed, and refused by name until the lifecycle of strategies is built"
+)]
+pub struct StrategySettings {
+    /// Where the component is: `builtin:tag-prefix` or `file:...`.
+    pub source: Source,
+    /// `sha256:<hex>` of the component. Another one is refused.
+    pub digest: Option<String>,
+    #[serde(default)]
+    unpinned: bool,
+    /// What it may claim of the key space.
+    pub tags: Vec<Tag>,
+    /// What it may use of the catalog.
+    pub backends: Vec<String>,
+    #[serde(default)]
+    shared_scope: bool,
+    on_failure: Option<String>,
+    class: Option<String>,
+    /// What one call may cost.
+    #[serde(default)]
+    pub limits: StrategyLimits,
+    /// When it is not called for a while.
+    #[serde(default)]
+    pub breaker: BreakerSettings,
+    /// Handed to the component as JSON.
+    #[serde(default)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `strategies.<name>.limits`: of one call into a fresh instance.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StrategyLimits {
+    /// Wasm instructions, more or less. Deterministic, so it is meant to bite first.
+    pub fuel: u64,
+    /// Wall time, for what fuel does not see.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// Linear memory.
+    pub memory: ByteSize,
+    /// Of the component's file.
+    pub component: ByteSize,
+}
+
+/// `strategies.<name>.breaker`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BreakerSettings {
+    /// So many failures
+    pub failures: u32,
+    /// within this time stop the calls
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// for this long.
+    #[serde(with = "humantime_serde")]
+    pub rest: Duration,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CacheSettings {
+    max_bytes: Option<ByteSize>,
+    #[serde(with = "humantime_serde")]
+    ttl: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    stale: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    negative: Option<Duration>,
+    snapshot: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct EventsSettings {
+    kind: EventsKind,
+    bus: Option<String>,
+    region: Option<String>,
+    endpoint_url: Option<String>,
+    queue: Option<String>,
+    publish: bool,
+    #[serde(with = "humantime_serde")]
+    sweep: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct QuotaSettings {
+    requests_per_second: Option<u32>,
+    streams: Option<u32>,
+    watched_keys: Option<u32>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    connections: Option<u32>,
+    #[serde(with = "humantime_serde")]
+    handshake: Option<Duration>,
+    /// Requests at once; one more is told so at once.
+    pub in_flight: u32,
+    /// Of one request message.
+    pub request_bytes: ByteSize,
+    /// Of one request, where the caller sets no deadline, and at most.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    subscriptions: Option<u32>,
+    /// Tenants whose decisions are remembered at once, by each strategy.
+    pub tenants: u32,
+    /// Decisions remembered of one tenant, by each strategy: so none pushes out another's.
+    pub decisions: u32,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetrySettings {
+    /// A level, or a filter as tracing writes them. To stderr, without values and tokens.
+    pub log: String,
+    /// How a line looks.
+    pub format: LogFormat,
+    audit: String,
+    otlp_endpoint: String,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            plaintext: false,
+            admin_listen: Listen::Nowhere,
+            ops_listen: Listen::At(SocketAddr::from(([127, 0, 0, 1], 9901))),
+            tls: None,
+            reflection: false,
+            drain: Duration::from_secs(20),
+            max_connection_age: Duration::from_secs(30 * 60),
+            max_connection_grace: Duration::from_secs(60),
+            keepalive: KeepaliveSettings::default(),
+            page_token_key: None,
+        }
+    }
+}
+
+impl Default for KeepaliveSettings {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(30),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for IdentitySettings {
+    fn default() -> Self {
+        let named = |permission: Permission| (permission, vec![permission.to_string()]);
+        Self {
+            issuer: String::new(),
+            audiences: Vec::new(),
+            jwks: None,
+            jwks_refresh: Duration::from_secs(10 * 60),
+            jwks_grace: Duration::from_secs(24 * 60 * 60),
+            algorithms: vec![Algorithm::RS256],
+            require: BTreeMap::new(),
+            tenant_claim: "tenant_id".to_owned(),
+            permission_claim: "scope".to_owned(),
+            permissions: Permission::ALL.into_iter().map(named).collect(),
+            admin_audiences: Vec::new(),
+            token_memory: ByteSize::mib(32),
+            leeway: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for StrategyLimits {
+    fn default() -> Self {
+        Self {
+            fuel: 5_000_000,
+            deadline: Duration::from_millis(100),
+            memory: ByteSize::mib(16),
+            component: ByteSize::mib(2),
+        }
+    }
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self {
+            failures: 20,
+            window: Duration::from_secs(10),
+            rest: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            handshake: None,
+            in_flight: 4096,
+            request_bytes: ByteSize::mib(4),
+            request_timeout: Duration::from_secs(10),
+            subscriptions: None,
+            tenants: 1024,
+            decisions: 1024,
+        }
+    }
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self {
+            log: "info".to_owned(),
+            format: LogFormat::Json,
+            audit: String::new(),
+            otlp_endpoint: String::new(),
+        }
+    }
+}
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// `file:line`, or the variable that said it.
+    pub place: String,
+    /// The dotted key, if it is about one.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Why a gateway cannot be run so. Everything that was found, a line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingsError(pub Vec<Problem>);
+
+impl std::error::Error for SettingsError {}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// Reads and checks a file, with `variables` (the environment's) laid over it.
+    pub fn load(file: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, SettingsError> {
+        let name = file.display().to_string();
+        let text = fs::read_to_string(file).map_err(|error| {
+            SettingsError(vec![Problem {
+                place: name.clone(),
+                key: String::new(),
+                message: format!("cannot be read: {error}"),
+            }])
+        })?;
+        Self::parse(&name, &text, variables)
+    }
+
+    /// Reads and checks `text`, which came from `file`.
+    pub fn parse(
+        file: &str,
+        text: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, SettingsError> {
+        let variables: Vec<(String, String)> = variables.into_iter().collect();
+        let document = Document::parse(file, text, &variables).map_err(SettingsError)?;
+        let settings: Self = document.read().map_err(SettingsError)?;
+        let mut problems = unbuilt::refuse(&document);
+        settings.check(&document, &mut problems);
+        if problems.is_empty() {
+            Ok(settings)
+        } else {
+            Err(SettingsError(problems))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! What no single key can tell: whether the settings fit together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::document::Document;
+use super::{BackendKind, BackendSettings, Permission, Problem, Settings, Source, StrategySettings};
+
+/// Longest leeway: beyond it an expired token would live on.
+const MAX_LEEWAY: Duration = Duration::from_secs(300);
+
+impl Settings {
+    pub(super) fn check(&self, document: &Document<'_>, problems: &mut Vec<Problem>) {
+        let mut check = Check { document, problems };
+        check.server(self);
+        check.identity(self);
+        check.require(!self.backends.is_empty(), "backends", "name at least one store");
+        for (id, backend) in &self.backends {
+            check.backend(id, backend);
+        }
+        check.stores_are_not_shared(&self.backends);
+        check.require(!self.strategies.is_empty(), "strategies", "name at least one strategy");
+        for (name, strategy) in &self.strategies {
+            check.strategy(name, strategy, &self.backends);
+        }
+        check.tags_are_claimed_once(&self.strategies);
+        check.require(
+            self.limits.in_flight > 0,
+            "limits.in_flight",
+            "0 would refuse every request",
+        );
+        check.require(
+            self.limits.request_bytes.0 >= 1024 && self.limits.request_bytes.0 <= 64 << 20,
+            "limits.request_bytes",
+            "between 1KiB and 64MiB",
+        );
+        check.longer_than_nothing("limits.request_timeout", self.limits.request_timeout);
+    }
+}
+
+struct Check<'a, 't> {
+    document: &'a Document<'t>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Check<'_, '_> {
+    fn require(&mut self, holds: bool, key: &str, message: &str) {
+        if !holds {
+            self.problems.push(self.document.problem(key, message));
+        }
+    }
+
+    fn longer_than_nothing(&mut self, key: &str, duration: Duration) {
+        self.require(
+            !duration.is_zero(),
+            key,
+            "a duration longer than nothing, such as \"10s\"",
+        );
+    }
+
+    fn server(&mut self, settings: &Settings) {
+        let server = &settings.server;
+        self.require(
+            server.listen.ip().is_loopback() || server.plaintext,
+            "server.listen",
+            "beyond loopback tokens would cross the network in plaintext: listen on 127.0.0.1, or say plaintext = true \
+             where TLS ends in front of the gateway",
+        );
+        for (key, duration) in [
+            ("server.drain", server.drain),
+            ("server.max_connection_age", server.max_connection_age),
+            ("server.max_connection_grace", server.max_connection_grace),
+            ("server.keepalive.interval", server.keepalive.interval),
+            ("server.keepalive.timeout", server.keepalive.timeout),
+        ] {
+            self.longer_than_nothing(key, duration);
+        }
+    }
+
+    fn identity(&mut self, settings: &Settings) {
+        let identity = &settings.identity;
+        self.require(
+            !identity.issuer.is_empty(),
+            "identity.issuer",
+            "name the issuer of your tokens, their `iss`",
+        );
+        self.require(
+            !identity.audiences.is_empty() && identity.audiences.iter().all(|audience| !audience.is_empty()),
+            "identity.audiences",
+            "name at least one audience, so that tokens meant for other services do not pass",
+        );
+        self.require(
+            !identity.algorithms.is_empty(),
+            "identity.algorithms",
+            "name at least one",
+        );
+        match &identity.jwks {
+            Some(Source::File(_)) => {}
+            Some(Source::Url(url)) => self.require(
+                url.starts_with("https://") || is_loopback(url),
+                "identity.jwks",
+                "keys over plaintext can be replaced on their way: https://, or http:// on loopback",
+            ),
+            _ => self.require(
+                false,
+                "identity.jwks",
+                "where the issuer's public keys are: https://... or file:...",
+            ),
+        }
+        self.longer_than_nothing("identity.jwks_refresh", identity.jwks_refresh);
+        self.require(identity.leeway <= MAX_LEEWAY, "identity.leeway", "at most 5m");
+        for (key, claim) in [
+            ("identity.tenant_claim", &identity.tenant_claim),
+            ("identity.permission_claim", &identity.permission_claim),
+        ] {
+            self.require(!claim.is_empty(), key, "the name of a claim");
+        }
+        for permission in Permission::ALL {
+            let names = identity.permissions.get(&permission);
+            self.require(
+                names.is_none_or(|names| names.iter().all(|name| !name.is_empty() && !name.contains(' '))),
+                &format!("identity.permissions.{permission}"),
+                "names without spaces, none of them empty",
+            );
+        }
+    }
+
+    fn backend(&mut self, id: &str, backend: &BackendSettings) {
+        let key = |key: &str| format!("backends.{id}.{key}");
+        self.require(
+            is_id(id),
+            &format!("backends.{id}"),
+            "an id is 1 to 64 of [A-Za-z0-9_-]",
+        );
+        if backend.kind == BackendKind::Embedded {
+            self.require(
+                backend.path.is_some(),
+                &key("path"),
+                "an embedded store needs the path of its file",
+            );
+            self.require(
+                backend.history > 0,
+                &key("history"),
+                "at least 1: the version that stands",
+            );
+        } else {
+            let message = format!("{} is not built yet: use kind = \"embedded\"", backend.kind);
+            self.require(false, &key("kind"), &message);
+        }
+    }
+
+    fn stores_are_not_shared(&mut self, backends: &BTreeMap<String, BackendSettings>) {
+        let mut owners = BTreeMap::new();
+        for (id, backend) in backends {
+            let Some(path) = &backend.path else { continue };
+            if let Some(owner) = owners.insert(path, id) {
+                let message = format!("is the file of backends.{owner} too; a store has one owner");
+                self.require(false, &format!("backends.{id}.path"), &message);
+            }
+        }
+    }
+
+    fn strategy(&mut self, name: &str, strategy: &StrategySettings, backends: &BTreeMap<String, BackendSettings>) {
+        let key = |key: &str| format!("strategies.{name}.{key}");
+        self.require(
+            is_id(name),
+            &format!("strategies.{name}"),
+            "a name is 1 to 64 of [A-Za-z0-9_-]",
+        );
+        match &strategy.source {
+            Source::Builtin(builtin) => self.require(
+                builtin == "tag-prefix",
+                &key("source"),
+                "the built-in strategy is builtin:tag-prefix",
+            ),
+            Source::File(_) => {}
+            Source::S3(_) | Source::Url(_) => {
+                self.require(
+                    false,
+                    &key("source"),
+                    "not built yet: use file:... or builtin:tag-prefix",
+                );
+            }
+        }
+        if let Some(digest) = &strategy.digest {
+            let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+            self.require(
+                hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
+                &key("digest"),
+                "sha256: and 64 lower-case hexadecimal digits",
+            );
+        }
+        self.require(
+            !strategy.tags.is_empty(),
+            &key("tags"),
+            "name at least one tag that it may claim",
+        );
+        self.require(
+            !strategy.backends.is_empty(),
+            &key("backends"),
+            "name at least one backend that it may use",
+        );
+        for backend in &strategy.backends {
+            let message = format!("`{backend}` is not in [backends]");
+            self.require(backends.contains_key(backend), &key("backends"), &message);
+        }
+        self.require(strategy.limits.fuel > 0, &key("limits.fuel"), "more than 0");
+        self.longer_than_nothing(&key("limits.deadline"), strategy.limits.deadline);
+        self.require(
+            strategy.limits.memory.0 >= 64 << 10 && strategy.limits.memory.0 <= 64 << 20,
+            &key("limits.memory"),
+            "between 64KiB and 64MiB",
+        );
+        self.require(
+            strategy.limits.component.0 > 0 && strategy.limits.component.0 <= 32 << 20,
+            &key("limits.component"),
+            "between 1B and 32MiB",
+        );
+        self.require(strategy.breaker.failures > 0, &key("breaker.failures"), "more than 0");
+        self.longer_than_nothing(&key("breaker.window"), strategy.breaker.window);
+    }
+
+    fn tags_are_claimed_once(&mut self, strategies: &BTreeMap<String, StrategySettings>) {
+        let mut owners = BTreeMap::new();
+        for (name, strategy) in strategies {
+            for tag in strategy.tags.iter().collect::<BTreeSet<_>>() {
+                if let Some(owner) = owners.insert(tag, name) {
+                    let message = format!("`{tag}` belongs to strategies.{owner} too; a tag has one strategy");
+                    self.require(false, &format!("strategies.{name}.tags"), &message);
+                }
+            }
+        }
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = reqwest::Url::parse(url)
+        .ok()
+        .and_then(|url| url.host_str().map(str::to_owned));
+    host.is_some_and(|host| {
+        host == "localhost"
+            || host
+                .trim_matches(['[', ']'])
+                .parse()
+                .is_ok_and(|ip: IpAddr| ip.is_loopback())
+    })
+}

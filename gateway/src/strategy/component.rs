@@ -1,0 +1,154 @@
+//! A strategy's file, checked and compiled: what can be instantiated, and nothing else.
+
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, Linker};
+
+use super::engine::Engine;
+use super::limits::{CallError, Guest, Limits, first_lines};
+use crate::wit;
+
+/// Why a file is no strategy that runs here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedComponent {
+    /// Too large.
+    #[error("it has {size} bytes, more than its limit of {limit}")]
+    Size {
+        /// What it has.
+        size: usize,
+        /// What it may have.
+        limit: u64,
+    },
+    /// Native code is trusted by whoever runs it. Only wasm is accepted.
+    #[error("it is precompiled; give the .wasm itself")]
+    Precompiled,
+    /// A module of wasm's first kind.
+    #[error("it is a core module and no component; wrap it, as plugins/builder does")]
+    CoreModule,
+    /// Not wasm, or wasm that does not validate.
+    #[error("it does not compile: {0}")]
+    Compile(String),
+    /// It wants something of the host.
+    #[error("it imports the function `{0}`; a strategy is pure and imports none")]
+    Import(String),
+    /// Another world.
+    #[error("it does not export the world `tagway:strategy/strategy`: {0}")]
+    World(String),
+    /// Parts of the contract that are not served yet.
+    #[error("it exports a validator, which this gateway does not ask yet")]
+    Validator,
+}
+
+/// Compiled, and ready to be instantiated once a call.
+#[derive(Clone)]
+pub(super) struct Prepared {
+    engine: Engine,
+    pre: wit::StrategyPre<wasmtime::StoreLimits>,
+}
+
+impl Prepared {
+    /// Checks and compiles. It takes tens of milliseconds and has been known to panic on malformed bytes: run it on a
+    /// thread that may.
+    pub(super) fn compile(engine: &Engine, bytes: &[u8], limit: u64) -> Result<Self, RefusedComponent> {
+        if bytes.len() as u64 > limit {
+            return Err(RefusedComponent::Size {
+                size: bytes.len(),
+                limit,
+            });
+        }
+        if wasmtime::Engine::detect_precompiled(bytes).is_some() {
+            return Err(RefusedComponent::Precompiled);
+        }
+        // The version field: 1 and layer 0 is a core module, layer 1 a component.
+        if bytes.starts_with(b"\0asm\x01\0\0\0") {
+            return Err(RefusedComponent::CoreModule);
+        }
+        // `from_binary` and not `new`: the latter reads the text format and precompiled files too.
+        let component = Component::from_binary(engine.wasmtime(), bytes)
+            .map_err(|error| RefusedComponent::Compile(first_lines(&format!("{error:#}"))))?;
+        if let Some(import) = imported_function(engine, &component) {
+            return Err(RefusedComponent::Import(import));
+        }
+        let exports = component.component_type();
+        if exports
+            .exports(engine.wasmtime())
+            .any(|(name, _)| name.starts_with("tagway:strategy/validator"))
+        {
+            return Err(RefusedComponent::Validator);
+        }
+        let world = |error: wasmtime::Error| RefusedComponent::World(first_lines(&format!("{error:#}")));
+        // An empty linker: there is nothing to link to.
+        let linker = Linker::new(engine.wasmtime());
+        let pre = linker.instantiate_pre(&component).map_err(world)?;
+        Ok(Self {
+            engine: engine.clone(),
+            pre: wit::StrategyPre::new(pre).map_err(world)?,
+        })
+    }
+
+    /// Instantiates, hands `f` the instance, and throws it away: nothing of one call is left for the next, and a trap
+    /// poisons nothing but its own store. The caller holds one of the engine's slots.
+    pub(super) fn call<T>(
+        &self,
+        limits: &Limits,
+        f: impl FnOnce(&mut Guest, &wit::Strategy) -> wasmtime::Result<T>,
+    ) -> Result<T, CallError> {
+        let mut store = limits
+            .store(&self.engine)
+            .map_err(|error| CallError::Trap(first_lines(&format!("{error:#}"))))?;
+        let result = self
+            .pre
+            .instantiate(&mut store)
+            .and_then(|instance| f(&mut store, &instance));
+        result.map_err(|error| limits.explain(&store, &error))
+    }
+
+    /// As [`Self::call`], after `configure` has accepted `setup` as it did before.
+    pub(super) fn call_configured<T>(
+        &self,
+        limits: &Limits,
+        setup: &wit::Setup,
+        f: impl FnOnce(&mut Guest, &wit::Strategy) -> wasmtime::Result<T>,
+    ) -> Result<T, CallError> {
+        let answer = self.call(limits, |store, instance| {
+            match instance
+                .tagway_strategy_lifecycle()
+                .call_configure(&mut *store, setup)?
+            {
+                Ok(()) => f(store, instance).map(Ok),
+                Err(problems) => Ok(Err(problems)),
+            }
+        })?;
+        answer.map_err(|problems| CallError::Unconfigured(describe(&problems)))
+    }
+}
+
+/// Problems as one line.
+pub(super) fn describe(problems: &[wit::Problem]) -> String {
+    let lines: Vec<String> = problems
+        .iter()
+        .take(8)
+        .map(|problem| format!("{}: {}", problem.path, problem.message))
+        .collect();
+    first_lines(&lines.join("; "))
+}
+
+/// The first function that the component wants from outside, however deep in an interface.
+fn imported_function(engine: &Engine, component: &Component) -> Option<String> {
+    let ty = component.component_type();
+    let mut pending: Vec<(String, ComponentItem)> = ty
+        .imports(engine.wasmtime())
+        .map(|(name, item)| (name.to_owned(), item.ty))
+        .collect();
+    while let Some((name, item)) = pending.pop() {
+        match item {
+            ComponentItem::Type(_) => {}
+            ComponentItem::ComponentInstance(instance) => {
+                let parts = instance.exports(engine.wasmtime());
+                pending.extend(parts.map(|(part, item)| (format!("{name}#{part}"), item.ty)));
+            }
+            // A function; or a resource, module or component, which are made of them.
+            _ => return Some(first_lines(&name)),
+        }
+    }
+    None
+}

@@ -1,0 +1,263 @@
+//! A strategy's way from its source to serving: fetched, verified, compiled, configured, probed; or rejected, with
+//! the stage that it did not reach and why.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use tokio::sync::Semaphore;
+
+use super::component::Prepared;
+use super::decide::Strategy;
+use super::engine::Engine;
+use super::limits::{Limits, first_lines};
+use super::memory::Memory;
+use super::source;
+use crate::key::Tag;
+use crate::placement::Grants;
+use crate::settings::{LimitSettings, StrategySettings};
+use crate::wit;
+
+/// Bytes that the answer to a request may take on the host's side: 32 placements with every field at its longest.
+const DECISION_BYTES: usize = 64 << 10;
+/// Bytes that a manifest or the examples may take.
+const MANIFEST_BYTES: usize = 1 << 20;
+/// What happens once a version may take so many times what a request may.
+const ONCE: u32 = 10;
+/// Most claims, and most dimensions, that a manifest asks for.
+const ASKED_FOR: usize = 32;
+/// Most examples.
+const EXAMPLES: usize = 256;
+
+/// How far a version came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Its bytes are here.
+    Fetched,
+    /// They are what the operator named.
+    Verified,
+    /// They run here.
+    Compiled,
+    /// It accepts its settings and claims what it may.
+    Configured,
+    /// It does what it says.
+    Probed,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fetched => "fetched",
+            Self::Verified => "verified",
+            Self::Compiled => "compiled",
+            Self::Configured => "configured",
+            Self::Probed => "probed",
+        })
+    }
+}
+
+/// Why a version does not serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("strategy `{name}` could not be {stage}: {reason}")]
+pub struct Rejected {
+    /// The operator's name for it.
+    pub name: Arc<str>,
+    /// The stage that it did not reach.
+    pub stage: Stage,
+    /// For operators.
+    pub reason: String,
+}
+
+/// What a strategy learns of a backend that it is granted.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// Its id in the catalog.
+    pub id: Arc<str>,
+    /// `embedded`, `dynamodb`, `ssm`.
+    pub kind: String,
+    /// Largest value.
+    pub max_value_bytes: u32,
+    /// What the operator wrote there.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// Takes a strategy all the way. Blocks for tens of milliseconds, and may panic on malformed bytes.
+pub(super) fn prepare(
+    engine: &Engine,
+    name: &Arc<str>,
+    settings: &StrategySettings,
+    limits: &LimitSettings,
+    catalog: &[Backend],
+) -> Result<Strategy, Rejected> {
+    let reject = |stage: Stage, reason: String| Rejected {
+        name: Arc::clone(name),
+        stage,
+        reason,
+    };
+    let size = settings.limits.component.0;
+    let bytes = source::fetch(&settings.source, size)
+        .map_err(|error| reject(Stage::Fetched, format!("{}: {error}", settings.source)))?;
+    let digest = sha256(&bytes);
+    if let Some(wanted) = settings.digest.as_ref().filter(|wanted| **wanted != digest) {
+        return Err(reject(
+            Stage::Verified,
+            format!("it is {digest}, and {wanted} is what the settings name"),
+        ));
+    }
+    let prepared =
+        Prepared::compile(engine, &bytes, size).map_err(|error| reject(Stage::Compiled, error.to_string()))?;
+    let granted = catalog
+        .iter()
+        .filter(|backend| settings.backends.iter().any(|id| **id == *backend.id));
+    let setup = setup(settings, granted.clone());
+    let calls = Limits::new(&settings.limits, DECISION_BYTES);
+    let once = calls.relaxed(ONCE, MANIFEST_BYTES);
+    let manifest = prepared
+        .call_configured(&once, &setup, |store, instance| {
+            instance.tagway_strategy_lifecycle().call_describe(store)
+        })
+        .map_err(|error| reject(Stage::Configured, error.to_string()))?;
+    let tags = claimed(&manifest, settings).map_err(|reason| reject(Stage::Configured, reason))?;
+    probe(&prepared, &once, &calls).map_err(|reason| reject(Stage::Probed, reason))?;
+    Ok(Strategy {
+        name: Arc::clone(name),
+        version: manifest.version,
+        digest,
+        tags,
+        claims: manifest.claims,
+        context: manifest.context,
+        grants: Grants {
+            backends: granted.map(|backend| Arc::clone(&backend.id)).collect(),
+        },
+        prepared,
+        setup,
+        limits: calls,
+        breaker: settings.breaker.clone(),
+        memory: Memory::new(limits.tenants, limits.decisions),
+        turns: Semaphore::new(engine.calls()),
+        engine: engine.clone(),
+    })
+}
+
+fn setup<'c>(settings: &StrategySettings, granted: impl Iterator<Item = &'c Backend>) -> wit::Setup {
+    let attribute = |(name, value): &(String, String)| wit::Attribute {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    wit::Setup {
+        settings: serde_json::Value::Object(settings.settings.clone()).to_string(),
+        catalog: granted
+            .map(|backend| wit::BackendInfo {
+                id: backend.id.to_string(),
+                kind: backend.kind.clone(),
+                max_value_bytes: backend.max_value_bytes,
+                attributes: backend.attributes.iter().map(attribute).collect(),
+            })
+            .collect(),
+        attributes: Vec::new(),
+    }
+}
+
+/// What the manifest claims of the key space, if it may.
+fn claimed(manifest: &wit::Manifest, settings: &StrategySettings) -> Result<Vec<Tag>, String> {
+    for (what, text) in [("name", &manifest.name), ("version", &manifest.version)] {
+        if !(1..=64).contains(&text.len()) || text.chars().any(char::is_control) {
+            return Err(format!("its manifest's {what} is not 1 to 64 printable bytes"));
+        }
+    }
+    for (what, names) in [("claims", &manifest.claims), ("context", &manifest.context)] {
+        if names.len() > ASKED_FOR || names.iter().any(|name| !(1..=64).contains(&name.len())) {
+            return Err(format!(
+                "its manifest asks for more than 32 {what}, or for one that is not 1 to 64 bytes long"
+            ));
+        }
+    }
+    let mut tags = BTreeSet::new();
+    for claimed in &manifest.tags {
+        let tag: Tag = claimed
+            .prefix
+            .parse()
+            .map_err(|problem| format!("its manifest claims {:?}: {problem}", first_lines(&claimed.prefix)))?;
+        if !settings.tags.contains(&tag) {
+            return Err(format!(
+                "its manifest claims `{tag}`, which its `tags` in the settings do not allow"
+            ));
+        }
+        tags.insert(tag);
+    }
+    if tags.is_empty() {
+        return Err("its manifest claims no tag".to_owned());
+    }
+    Ok(tags.into_iter().collect())
+}
+
+/// Replays the examples, each twice: a strategy is pure, so what it says once it says again.
+fn probe(prepared: &Prepared, once: &Limits, calls: &Limits) -> Result<(), String> {
+    let examples = prepared
+        .call(once, |store, instance| {
+            instance.tagway_strategy_lifecycle().call_examples(store)
+        })
+        .map_err(|error| format!("its examples: {error}"))?;
+    if examples.len() > EXAMPLES {
+        return Err(format!("it has {} examples; at most {EXAMPLES}", examples.len()));
+    }
+    for example in &examples {
+        let title = first_lines(&example.title);
+        for _ in 0..2 {
+            let answer = prepared
+                .call_configured(calls, &example.setup, |store, instance| {
+                    instance.tagway_strategy_router().call_decide(store, &example.input)
+                })
+                .map_err(|error| format!("its example {title:?}: {error}"))?;
+            if !agree(&answer, &example.expected) {
+                let answer = first_lines(&format!("{answer:?}"));
+                return Err(format!(
+                    "its example {title:?} does not come out as it says, but as {answer}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `strategy.wit`: reasons and messages are not compared.
+fn agree(a: &Result<wit::Decision, wit::Refusal>, b: &Result<wit::Decision, wit::Refusal>) -> bool {
+    match (a, b) {
+        (Ok(a), Ok(b)) => {
+            let same = |a: &[wit::Placement], b: &[wit::Placement]| {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_placement(a, b))
+            };
+            same_placement(&a.home, &b.home) && same(&a.former, &b.former) && same(&a.defaults, &b.defaults)
+        }
+        (Err(a), Err(b)) => std::mem::discriminant(a) == std::mem::discriminant(b),
+        _ => false,
+    }
+}
+
+fn same_placement(a: &wit::Placement, b: &wit::Placement) -> bool {
+    let cache = |placement: &wit::Placement| {
+        let policy = placement.cache.as_ref()?;
+        Some((policy.ttl_ms, policy.stale_ms, policy.negative_ms))
+    };
+    let options = |placement: &wit::Placement| -> Vec<(String, String)> {
+        let options = placement.options.iter();
+        options
+            .map(|option| (option.name.clone(), option.value.clone()))
+            .collect()
+    };
+    a.backend == b.backend
+        && a.scope == b.scope
+        && a.namespace == b.namespace
+        && cache(a) == cache(b)
+        && options(a) == options(b)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    let mut text = "sha256:".to_owned();
+    for byte in digest.as_ref() {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}

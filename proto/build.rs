@@ -1,0 +1,17 @@
+//! Generates the messages, clients and servers. protox compiles the protos in pure Rust, so that a build needs no
+//! `protoc` on the machine.
+
+const PROTOS: [&str; 2] = ["tagway/v1/config.proto", "tagway/v1/admin.proto"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    for proto in PROTOS {
+        println!("cargo:rerun-if-changed={proto}");
+    }
+    let descriptors = protox::compile(PROTOS, ["."])?;
+    tonic_prost_build::configure()
+        // Values are shared, not copied, from the store's answer to the socket.
+        .bytes(".tagway.v1.Config.value")
+        .bytes(".tagway.v1.PutConfigRequest.value")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
