@@ -25,6 +25,9 @@ use in_flight::InFlightLayer;
 
 pub use ops::{Readiness, serve_ops};
 
+/// Of one request's metadata. More than the longest token, so that one is told that it is too long.
+const HEADER_BYTES: u32 = 32 << 10;
+
 /// Serves gRPC on `listener` until `stop`; then finishes what is under way.
 pub async fn serve_grpc(
     listener: TcpListener,
@@ -68,6 +71,8 @@ pub async fn serve_grpc(
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(server.keepalive.interval))
         .http2_keepalive_timeout(Some(server.keepalive.timeout))
+        // The longest token there is, in base64 or not, and room for the rest.
+        .http2_max_header_list_size(HEADER_BYTES)
         .max_connection_age(jittered(server.max_connection_age))
         .max_connection_age_grace(server.max_connection_grace)
         .add_service(service)

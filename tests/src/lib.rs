@@ -1,1 +1,15 @@
-//! x
+//! What the whole-system tests share: an issuer of tokens, a server of its keys, the real binary, and clients of it.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a test says what went wrong by failing"
+)]
+
+pub mod client;
+pub mod gateway;
+pub mod issuer;
+pub mod jwks_server;

@@ -1,2 +1,18 @@
-//! x
-fn main() {}
+//! Whole-system tests: the real binary over real sockets.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what went wrong by failing"
+)]
+
+mod command_line;
+mod grammar;
+mod identity;
+mod isolation;
+mod model;
+mod process;
+mod strategies;
+mod writes;

@@ -1,0 +1,186 @@
+//! The real binary, in a folder of its own, on ports that the kernel chose.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::issuer::{AUDIENCE, ISSUER, Key, claims, key_set};
+
+/// How long a gateway may take to start, on a machine that is busy with everything else.
+const START: Duration = Duration::from_secs(60);
+
+/// A folder with settings, keys and store, and the process that runs on them.
+pub struct Gateway {
+    /// Where it keeps everything.
+    pub folder: Arc<TempDir>,
+    /// What signs the tokens that it believes.
+    pub key: Arc<Key>,
+    /// Where it listens for gRPC.
+    pub address: String,
+    /// Where it listens for operators.
+    pub ops: String,
+    process: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// The program, built by the same `cargo test --workspace`.
+#[must_use]
+pub fn binary() -> PathBuf {
+    // target/<profile>/deps/system-<hash>, or target/<profile>/load
+    let this = env::current_exe().expect("this program has a path");
+    let folders = this.ancestors().skip(1).take(2);
+    let found = folders.map(|folder| folder.join("tagway")).find(|path| path.is_file());
+    found.expect("no tagway beside the tests: run `cargo test --workspace`, which builds it")
+}
+
+/// Settings over the embedded store. `jwks` is where the keys are; `more` comes at the end.
+#[must_use]
+pub fn settings(jwks: &str, more: &str) -> String {
+    format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+ops_listen = "127.0.0.1:0"
+
+[backends.local]
+kind = "embedded"
+path = "store.redb"
+
+[strategies.tag-prefix]
+source = "builtin:tag-prefix"
+tags = ["tenant_config_", "param_config_", "tenant_config_x_"]
+backends = ["local"]
+
+[strategies.tag-prefix.settings]
+tenant_config_ = {{ backend = "local" }}
+param_config_ = {{ backend = "local", namespace = "live/eu-1" }}
+tenant_config_x_ = {{ backend = "local" }}
+
+[identity]
+issuer = "{ISSUER}"
+audiences = ["{AUDIENCE}"]
+jwks = "{jwks}"
+algorithms = ["EdDSA", "RS256", "ES256"]
+{more}
+"#
+    )
+}
+
+impl Gateway {
+    /// One with a key of its own and plain settings.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// As [`Self::start`], with more settings: first keys of `[identity]`, then further tables.
+    #[must_use]
+    pub fn start_with(more: &str) -> Self {
+        let key = Key::ed("first");
+        let folder = TempDir::new().expect("a folder");
+        fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).expect("written");
+        Self::start_in(folder.into(), key.into(), &settings("file:keys.json", more))
+    }
+
+    /// On these settings, in this folder.
+    #[must_use]
+    pub fn start_in(folder: Arc<TempDir>, key: Arc<Key>, settings: &str) -> Self {
+        fs::write(folder.path().join("tagway.toml"), settings).expect("written");
+        let mut process = command(folder.path())
+            .args(["serve", "--config", "tagway.toml"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let stderr = process.stderr.take().expect("it is piped");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (sender, addresses) = mpsc::channel();
+        let lines = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Some(addresses) = addresses_in(&line) {
+                    // Nobody waits for a second one.
+                    _ = sender.send(addresses);
+                }
+                lines.lock().expect("no panic under the lock").push(line);
+            }
+        });
+        let Ok((address, ops)) = addresses.recv_timeout(START) else {
+            _ = process.kill();
+            panic!("the gateway did not start:\n{}", log.lock().expect("no panic under the lock").join("\n"));
+        };
+        Self {
+            folder,
+            key,
+            address,
+            ops,
+            process,
+            log,
+        }
+    }
+
+    /// A client with a token that may read and write for `tenant`.
+    pub async fn client(&self, tenant: &str) -> Client {
+        self.client_with(&self.key.token(&claims(tenant))).await
+    }
+
+    /// A client with this token.
+    pub async fn client_with(&self, token: &str) -> Client {
+        Client::connect(&self.address, Some(token)).await
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic under the lock").join("\n")
+    }
+
+    /// Sends a signal, by its name.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill is there");
+        assert!(sent.success());
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.wait().expect("it is our child")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+/// The program, to be run in `folder` without this process's own TAGWAY_ variables.
+#[must_use]
+pub fn command(folder: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.current_dir(folder);
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("TAGWAY_")) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn addresses_in(line: &str) -> Option<(String, String)> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    (line["message"] == "serving").then_some(())?;
+    Some((line["address"].as_str()?.to_owned(), line["ops"].as_str().unwrap_or_default().to_owned()))
+}
