@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
 use crate::identity::{Identity, KeySets, KeysError};
 use crate::server::{Readiness, serve_grpc, serve_ops};
-use crate::settings::{BackendKind, Listen, Settings};
+use crate::settings::{BackendKind, KeyFile, Listen, Settings, Source};
 use crate::strategy::{self, Engine, Registry};
 
 /// Shortest secret that page tokens are sealed with, in bytes.
@@ -130,9 +130,11 @@ impl App {
             stop.clone(),
         );
         let drain = self.settings.server.drain;
+        // The last twentieths are for what comes after the requests.
+        let last = drain / 20;
         let overdue = async {
             stop.cancelled().await;
-            tokio::time::sleep(drain).await;
+            tokio::time::sleep(drain - 2 * last).await;
         };
         readiness.start();
         let served = tokio::select! {
@@ -146,7 +148,7 @@ impl App {
         ended.cancel();
         if let Some(ops) = ops {
             // A probe that never reads its answer does not keep the process.
-            _ = timeout(std::time::Duration::from_secs(1), ops).await;
+            _ = timeout(last, ops).await;
         }
         served
     }
@@ -171,8 +173,17 @@ pub fn strategy_catalog(settings: &Settings) -> Vec<strategy::Backend> {
         .collect()
 }
 
-/// Loads the strategies that the settings name: what `tagway check` does beyond reading them.
-pub async fn load_strategies(settings: &Settings) -> Result<Registry, StartError> {
+/// What `tagway check` does beyond reading the settings: looks at the files that they name and loads the strategies.
+/// It opens no store and asks nobody.
+pub async fn check(settings: &Settings) -> Result<Registry, StartError> {
+    if let Some(Source::File(_)) = settings.identity.jwks {
+        KeySets::open(&settings.identity).await?;
+    }
+    page_tokens(settings, &Clock::system())?;
+    load_strategies(settings).await
+}
+
+async fn load_strategies(settings: &Settings) -> Result<Registry, StartError> {
     let engine = Engine::new().map_err(|error| StartError::Machine(format!("no engine for strategies: {error:#}")))?;
     let catalog = strategy_catalog(settings);
     Ok(Registry::load(&engine, &settings.strategies, &settings.limits, &catalog).await)
@@ -201,7 +212,7 @@ fn open_catalog(settings: &Settings, clock: &Clock) -> Result<Catalog, StartErro
 
 fn page_tokens(settings: &Settings, clock: &Clock) -> Result<PageTokens, StartError> {
     let broken = |_| StartError::Machine("no random numbers or no AES".to_owned());
-    let Some(path) = &settings.server.page_token_key else {
+    let Some(KeyFile(path)) = &settings.server.page_token_key else {
         let mut secret = [0; PAGE_TOKEN_KEY_BYTES];
         aws_lc_rs::rand::fill(&mut secret).map_err(broken)?;
         return PageTokens::new(&secret, clock.clone()).map_err(broken);

@@ -19,8 +19,6 @@ use crate::placement::{PhysicalName, PhysicalRange};
 /// What a backend can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capabilities {
-    /// `embedded`, `dynamodb`, `ssm`.
-    pub kind: &'static str,
     /// Largest value, in bytes.
     pub max_value_bytes: u32,
     /// Judges an etag and writes in one step.
@@ -175,10 +173,5 @@ impl Catalog {
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Arc<dyn Backend>> {
         self.0.get(id)
-    }
-
-    /// Each store with its id.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<dyn Backend>)> {
-        self.0.iter()
     }
 }

@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use failure::Failure;
 
 /// A gateway for multi-tenant configuration, and its client.
 #[derive(Parser)]
@@ -45,9 +46,19 @@ enum Command {
     List(list::List),
 }
 
-/// The environment's variables, but for those that are no text: none of ours is.
-fn variables() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+/// The environment's variables. One of ours that is no text is an error; others do not matter.
+fn variables() -> Result<Vec<(String, String)>, Failure> {
+    let mut variables = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => variables.push((name, value)),
+            (Ok(name), Err(_)) if name.starts_with("TAGWAY_") => {
+                return Err(Failure::Usage(format!("{name}: its value is not UTF-8")));
+            }
+            _ => {}
+        }
+    }
+    Ok(variables)
 }
 
 /// Runs the command that the arguments name.

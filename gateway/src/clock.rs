@@ -4,6 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Up to a tenth sooner, so that what began together does not go on together.
+#[must_use]
+pub fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(fastrand::f64().mul_add(-0.1, 1.0))
+}
+
 /// Tells the wall time. Clones tell the same.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Option<Arc<AtomicU64>>);

@@ -99,8 +99,11 @@ pub enum ConfigError {
         limit: u32,
     },
     /// Not a page token of this request, or of no request any more.
-    #[error("not a token that this very request was given within the last hour")]
+    #[error("not a token that this request was given within the last hour")]
     PageToken,
+    /// This machine's cryptography does not work.
+    #[error("no page token could be made")]
+    Seal,
     /// The store failed.
     #[error(transparent)]
     Backend(#[from] BackendError),

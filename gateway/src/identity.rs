@@ -47,6 +47,9 @@ pub enum IdentityError {
     /// The token names several, and the request none.
     #[error("the token names several tenants: pick one with `x-tagway-tenant`")]
     TenantAmbiguous,
+    /// The request names more than one.
+    #[error("more than one `x-tagway-tenant`")]
+    TenantTwice,
     /// The request picks a tenant that the token does not name. Which exist is not told.
     #[error("the token does not name the tenant that `x-tagway-tenant` picks")]
     TenantNotGranted,

@@ -194,31 +194,26 @@ impl Tags {
         Ok(ConfigKey { tag: tag.clone(), name })
     }
 
-    /// The key of `name` under `tag`, unless a longer tag claims it: then it is none of this tag's keys.
-    #[must_use]
-    pub fn key(&self, tag: &Tag, name: &Name) -> Option<ConfigKey> {
-        let text = format!("{tag}{name}");
-        (self.longest(&text) == Some(tag)).then(|| ConfigKey {
-            tag: tag.clone(),
-            name: name.clone(),
-        })
-    }
-
-    /// What `prefix` means within each tag that it touches.
+    /// What `prefix` means within each tag that it touches: the longest that it holds, for to that one belong all keys
+    /// that begin so, and those that it is the beginning of.
     #[must_use]
     pub fn touched(&self, prefix: &KeyPrefix) -> Vec<TagPrefix> {
         let text = &prefix.0;
-        self.0
+        let held = self.longest(text).map(|tag| TagPrefix {
+            tag: tag.clone(),
+            name_prefix: text[tag.0.len()..].into(),
+            named: true,
+        });
+        let longer = self
+            .0
             .iter()
-            .filter_map(|tag| {
-                let rest = text.strip_prefix(&*tag.0);
-                (rest.is_some() || tag.0.starts_with(&**text)).then(|| TagPrefix {
-                    tag: tag.clone(),
-                    name_prefix: rest.unwrap_or_default().into(),
-                    named: rest.is_some(),
-                })
-            })
-            .collect()
+            .filter(|tag| tag.0.len() > text.len() && tag.0.starts_with(&**text));
+        let begun = longer.map(|tag| TagPrefix {
+            tag: tag.clone(),
+            name_prefix: "".into(),
+            named: false,
+        });
+        held.into_iter().chain(begun).collect()
     }
 
     fn longest(&self, text: &str) -> Option<&Tag> {
@@ -377,9 +372,6 @@ mod tests {
         assert_eq!((key.tag().as_str(), key.name().as_str()), ("a_", "bc"));
         assert!(matches!(tags.parse("a_b_"), Err(KeyError::Malformed(_))));
         assert_eq!(tags.parse("b_x"), Err(KeyError::TagUnknown));
-        // What a longer tag claims is no key of the shorter one, however it got into its store.
-        assert_eq!(tags.key(&"a_".parse().unwrap(), &"b_c".parse().unwrap()), None);
-        assert!(tags.key(&"a_".parse().unwrap(), &"bc".parse().unwrap()).is_some());
     }
 
     #[test]
@@ -431,7 +423,9 @@ mod tests {
         );
         assert_eq!(touched("a"), [row("a_", "", false), row("a_b_", "", false)]);
         assert_eq!(touched("a_b"), [row("a_", "b", true), row("a_b_", "", false)]);
-        assert_eq!(touched("a_b_x/"), [row("a_", "b_x/", true), row("a_b_", "x/", true)]);
+        assert_eq!(touched("a_"), [row("a_", "", true), row("a_b_", "", false)]);
+        assert_eq!(touched("a_b_"), [row("a_b_", "", true)]);
+        assert_eq!(touched("a_b_x/"), [row("a_b_", "x/", true)]);
         assert_eq!(touched("d"), []);
     }
 

@@ -4,27 +4,38 @@ mod config_service;
 mod deadline;
 mod in_flight;
 mod ops;
+mod shape;
 pub(crate) mod status;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tagway_proto::v1::config_service_server::ConfigServiceServer;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::service::LayerExt as _;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
 use tower::ServiceBuilder;
 
+use crate::clock::jittered;
 use crate::config::Configs;
 use crate::identity::{Authenticate, Identity};
 use crate::settings::{LimitSettings, ServerSettings};
 use config_service::ConfigServiceImpl;
 use deadline::DeadlineLayer;
-use in_flight::InFlightLayer;
+use in_flight::InFlight;
+use shape::ShapeLayer;
 
 pub use ops::{Readiness, serve_ops};
 
+/// What health checks may ask for: everything, and the one service.
+const HEALTH_NAMES: [&str; 2] = ["", "tagway.v1.ConfigService"];
+/// Between two connections that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Of one request's metadata. More than the longest token, so that one is told that it is too long.
 const HEADER_BYTES: u32 = 32 << 10;
 
@@ -37,52 +48,64 @@ pub async fn serve_grpc(
     configs: Arc<Configs>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (mut health, health_service) = tonic_health::server::health_reporter();
+    let in_flight = InFlight::new(limits.in_flight);
     let service = ConfigServiceServer::new(ConfigServiceImpl::new(configs))
         .max_decoding_message_size(usize::try_from(limits.request_bytes.0).unwrap_or(usize::MAX));
     // From the socket inwards. Each layer stands where it is for a reason.
     let service = ServiceBuilder::new()
         // First of all, so that a request too many costs next to nothing.
-        .layer(InFlightLayer::new(limits.in_flight))
+        .layer(in_flight.layer())
         // Around everything that can wait, the issuer's keys included.
         .layer(DeadlineLayer::new(limits.request_timeout))
         // The first wall. Behind it there is a verified tenant, before it nothing that knows of any.
         .layer(Authenticate::new(identity, status::refuse))
+        // Around nothing but tonic's own service, whose errors it mends.
+        .layer(ShapeLayer)
         .named_layer(service);
-    health
-        .set_service_status("", tonic_health::ServingStatus::Serving)
-        .await;
-    health
-        .set_service_status("tagway.v1.ConfigService", tonic_health::ServingStatus::Serving)
-        .await;
+    for name in HEALTH_NAMES {
+        health.set_service_status(name, ServingStatus::Serving).await;
+    }
     let draining = {
         let stop = stop.clone();
         async move {
             stop.cancelled().await;
-            // Who asks learns it before the connection is told to go.
-            for name in ["", "tagway.v1.ConfigService"] {
-                health
-                    .set_service_status(name, tonic_health::ServingStatus::NotServing)
-                    .await;
+            // Who asks learns it before the connection is told to go, and who watches learns it and is let go: a stream
+            // without an end would keep its connection, and that the process.
+            for name in HEALTH_NAMES {
+                health.set_service_status(name, ServingStatus::NotServing).await;
+                health.clear_service_status(name).await;
             }
         }
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tonic::transport::Server::builder()
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .then(pause_after_error);
+    let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(server.keepalive.interval))
         .http2_keepalive_timeout(Some(server.keepalive.timeout))
         // The longest token there is, in base64 or not, and room for the rest.
         .http2_max_header_list_size(HEADER_BYTES)
+        // tonic's grace would cut the connection instead of telling it to go (0.14.9); without one it is told, and its
+        // requests end within their own deadlines.
         .max_connection_age(jittered(server.max_connection_age))
-        .max_connection_age_grace(server.max_connection_grace)
         .add_service(service)
         // Without a token: who probes has none.
         .add_service(health_service)
-        .serve_with_incoming_shutdown(incoming, draining)
-        .await
+        .serve_with_incoming_shutdown(incoming, draining);
+    tokio::select! {
+        served = server => served,
+        // Peers that never say anything do not keep it: what counts is that no request is under way.
+        () = async { stop.cancelled().await; in_flight.ended().await } => Ok(()),
+    }
 }
 
-/// Up to a tenth sooner, so that replicas that started together do not send their clients away together.
-fn jittered(duration: Duration) -> Duration {
-    duration.mul_f64(fastrand::f64().mul_add(-0.1, 1.0))
+/// Without descriptors `accept` fails at once, and would again: a moment's rest, so that it does not spin, and a word
+/// for operators.
+async fn pause_after_error(accepted: io::Result<TcpStream>) -> io::Result<TcpStream> {
+    if let Err(error) = &accepted {
+        tracing::warn!(%error, "a connection could not be accepted");
+        sleep(ACCEPT_PAUSE).await;
+    }
+    accepted
 }

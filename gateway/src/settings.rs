@@ -23,7 +23,7 @@ use crate::key::Tag;
 use document::Document;
 
 use kinds::EventsKind;
-pub use kinds::{Algorithm, BackendKind, Listen, LogFormat, Permission, Source};
+pub use kinds::{Algorithm, BackendKind, KeyFile, Listen, LogFormat, Permission, Source};
 
 /// Everything that a gateway can be told. `Default` is what a file that says nothing gets; it cannot run as it is, for
 /// it names no issuer, no backend and no strategy.
@@ -66,14 +66,13 @@ pub struct ServerSettings {
     /// After this a connection is told to go, so that load balancers rebalance.
     #[serde(with = "humantime_serde")]
     pub max_connection_age: Duration,
-    /// After `max_connection_age` and this it is cut.
     #[serde(with = "humantime_serde")]
-    pub max_connection_grace: Duration,
+    max_connection_grace: Option<Duration>,
     /// HTTP/2 pings, so that a dead peer is noticed.
     pub keepalive: KeepaliveSettings,
     /// A file of at least 32 secret bytes, the same on every replica, that page tokens are sealed with. Without it a
     /// token is good for the replica that gave it, until it restarts.
-    pub page_token_key: Option<PathBuf>,
+    pub page_token_key: Option<KeyFile>,
 }
 
 /// `server.keepalive`
@@ -276,8 +275,8 @@ pub struct LimitSettings {
     subscriptions: Option<u32>,
     /// Tenants whose decisions are remembered at once, by each strategy.
     pub tenants: u32,
-    /// Decisions remembered of one tenant, by each strategy: so none pushes out another's.
-    pub decisions: u32,
+    /// Bytes that the remembered decisions of one tenant may take, by each strategy: so none pushes out another's.
+    pub decisions: ByteSize,
 }
 
 /// `[telemetry]`
@@ -303,7 +302,7 @@ impl Default for ServerSettings {
             reflection: false,
             drain: Duration::from_secs(20),
             max_connection_age: Duration::from_secs(30 * 60),
-            max_connection_grace: Duration::from_secs(60),
+            max_connection_grace: None,
             keepalive: KeepaliveSettings::default(),
             page_token_key: None,
         }
@@ -371,7 +370,7 @@ impl Default for LimitSettings {
             request_timeout: Duration::from_secs(10),
             subscriptions: None,
             tenants: 1024,
-            decisions: 1024,
+            decisions: ByteSize::kib(256),
         }
     }
 }

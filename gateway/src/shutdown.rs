@@ -9,6 +9,12 @@ use tokio_util::sync::CancellationToken;
 pub fn on_signal() -> io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::warn!("SIGHUP: settings cannot be taken up while running yet; nothing has changed");
+        }
+    });
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {

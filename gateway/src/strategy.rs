@@ -83,6 +83,14 @@ pub enum Refusal {
     Unplaced(String),
 }
 
+impl Refusal {
+    fn text(&self) -> &str {
+        match self {
+            Self::Denied(text) | Self::Invalid(text) | Self::Unplaced(text) => text,
+        }
+    }
+}
+
 /// Why there is no decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecideError {

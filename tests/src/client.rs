@@ -195,9 +195,14 @@ pub struct Refused {
 #[must_use]
 pub fn refused(status: &Status) -> Refused {
     let details = status.get_error_details();
-    let info = details.error_info().unwrap_or_else(|| panic!("{status:?} has no ErrorInfo"));
+    let info = details
+        .error_info()
+        .unwrap_or_else(|| panic!("{status:?} has no ErrorInfo"));
     assert_eq!(info.domain, "tagway");
-    let violations = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
+    let violations = details
+        .bad_request()
+        .map(|bad| bad.field_violations.clone())
+        .unwrap_or_default();
     Refused {
         code: status.code(),
         reason: info.reason.clone(),

@@ -117,7 +117,10 @@ impl Gateway {
         });
         let Ok((address, ops)) = addresses.recv_timeout(START) else {
             _ = process.kill();
-            panic!("the gateway did not start:\n{}", log.lock().expect("no panic under the lock").join("\n"));
+            panic!(
+                "the gateway did not start:\n{}",
+                log.lock().expect("no panic under the lock").join("\n")
+            );
         };
         Self {
             folder,
@@ -148,7 +151,10 @@ impl Gateway {
     /// Sends a signal, by its name.
     pub fn signal(&self, name: &str) {
         let pid = self.process.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill is there");
+        let sent = Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .expect("kill is there");
         assert!(sent.success());
     }
 
@@ -182,5 +188,8 @@ pub fn command(folder: &Path) -> Command {
 fn addresses_in(line: &str) -> Option<(String, String)> {
     let line: Value = serde_json::from_str(line).ok()?;
     (line["message"] == "serving").then_some(())?;
-    Some((line["address"].as_str()?.to_owned(), line["ops"].as_str().unwrap_or_default().to_owned()))
+    Some((
+        line["address"].as_str()?.to_owned(),
+        line["ops"].as_str().unwrap_or_default().to_owned(),
+    ))
 }

@@ -103,8 +103,13 @@ impl Key {
         let signature = match &self.pair {
             Pair::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature)
-                    .expect("signed");
+                pair.sign(
+                    &RSA_PKCS1_SHA256,
+                    &SystemRandom::new(),
+                    message.as_bytes(),
+                    &mut signature,
+                )
+                .expect("signed");
                 signature
             }
             Pair::Ec(pair) => {
@@ -161,7 +166,10 @@ pub fn claims(tenant: &str) -> Value {
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "the issuer has a clock of its own")]
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs()
 }
 
 /// base64url without padding.
@@ -173,5 +181,9 @@ pub fn encode(bytes: &[u8]) -> String {
 /// Header and payload, unsigned.
 #[must_use]
 pub fn message(header: &Value, payload: &Value) -> String {
-    format!("{}.{}", encode(header.to_string().as_bytes()), encode(payload.to_string().as_bytes()))
+    format!(
+        "{}.{}",
+        encode(header.to_string().as_bytes()),
+        encode(payload.to_string().as_bytes())
+    )
 }

@@ -42,7 +42,10 @@ impl JwksServer {
         };
         let routes = Router::new().route("/keys.json", get(serve)).with_state(shared);
         thread::spawn(move || {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(async move {
                 let listener = TcpListener::from_std(listener).expect("a socket of ours");
                 axum::serve(listener, routes).await
@@ -65,7 +68,10 @@ impl JwksServer {
     /// Waits until it was asked twice more: then the first of the two answers has been taken in.
     pub async fn asked_twice_more(&mut self) {
         let before = self.asked();
-        self.asked.wait_for(|asked| *asked >= before + 2).await.expect("the server runs");
+        self.asked
+            .wait_for(|asked| *asked >= before + 2)
+            .await
+            .expect("the server runs");
     }
 }
 

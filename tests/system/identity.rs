@@ -57,54 +57,202 @@ async fn tokens_that_must_not_pass() {
         ("four parts", format!("{token}.{}", parts[0]), malformed),
         ("padding", token.replace('.', "=."), malformed),
         ("blanks within", token.replace('.', " ."), malformed),
-        ("12 KiB and more", key.token(&with(good.clone(), "x", json!("x".repeat(13_000)))), malformed),
-        ("a header that is no JSON", format!("{}.{}.{}", encode(b"{"), parts[1], parts[2]), malformed),
-        ("a header that is no object", format!("{}.{}.{}", encode(b"[]"), parts[1], parts[2]), malformed),
-        ("critical extensions", key.sign(&with(header.clone(), "crit", json!(["exp"])), &good), malformed),
+        (
+            "12 KiB and more",
+            key.token(&with(good.clone(), "x", json!("x".repeat(13_000)))),
+            malformed,
+        ),
+        (
+            "a header that is no JSON",
+            format!("{}.{}.{}", encode(b"{"), parts[1], parts[2]),
+            malformed,
+        ),
+        (
+            "a header that is no object",
+            format!("{}.{}.{}", encode(b"[]"), parts[1], parts[2]),
+            malformed,
+        ),
+        (
+            "critical extensions",
+            key.sign(&with(header.clone(), "crit", json!(["exp"])), &good),
+            malformed,
+        ),
         // Algorithms.
-        ("alg none, unsigned", message(&json!({ "alg": "none" }), &good) + "." + parts[2], malformed),
-        ("alg none, signed", key.sign(&with(header.clone(), "alg", json!("none")), &good), malformed),
+        (
+            "alg none, unsigned",
+            message(&json!({ "alg": "none" }), &good) + "." + parts[2],
+            malformed,
+        ),
+        (
+            "alg none, signed",
+            key.sign(&with(header.clone(), "alg", json!("none")), &good),
+            malformed,
+        ),
         ("no alg", key.sign(&without(header.clone(), "alg"), &good), malformed),
         ("the public key as a shared secret", key.confused(&good), signature),
         ("the RSA public key as a shared secret", rsa.confused(&good), signature),
-        ("another asymmetric algorithm", key.sign(&with(header.clone(), "alg", json!("RS256")), &good), signature),
-        ("an algorithm that is not allowed", key.sign(&with(header.clone(), "alg", json!("PS256")), &good), signature),
+        (
+            "another asymmetric algorithm",
+            key.sign(&with(header.clone(), "alg", json!("RS256")), &good),
+            signature,
+        ),
+        (
+            "an algorithm that is not allowed",
+            key.sign(&with(header.clone(), "alg", json!("PS256")), &good),
+            signature,
+        ),
         // Keys.
         ("another's key under our kid", stranger.token(&good), signature),
-        ("a kid that nobody has", key.sign(&with(header.clone(), "kid", json!("ghost")), &good), signature),
-        ("a kid that is a path", key.sign(&with(header.clone(), "kid", json!("../../dev/null")), &good), signature),
-        ("its own key in the header", stranger.sign(&with(header.clone(), "jwk", stranger.jwk()), &good), signature),
-        ("a URL of keys in the header", stranger.sign(&with(header.clone(), "jku", json!("http://127.0.0.1:1")), &good), signature),
-        ("another payload under a good signature", format!("{}.{}.{}", parts[0], other_parts[1], parts[2]), signature),
+        (
+            "a kid that nobody has",
+            key.sign(&with(header.clone(), "kid", json!("ghost")), &good),
+            signature,
+        ),
+        (
+            "a kid that is a path",
+            key.sign(&with(header.clone(), "kid", json!("../../dev/null")), &good),
+            signature,
+        ),
+        (
+            "its own key in the header",
+            stranger.sign(&with(header.clone(), "jwk", stranger.jwk()), &good),
+            signature,
+        ),
+        (
+            "a URL of keys in the header",
+            stranger.sign(&with(header.clone(), "jku", json!("http://127.0.0.1:1")), &good),
+            signature,
+        ),
+        (
+            "another payload under a good signature",
+            format!("{}.{}.{}", parts[0], other_parts[1], parts[2]),
+            signature,
+        ),
         ("a cut signature", token[..token.len() - 4].into(), signature),
         // Claims.
-        ("another issuer", key.token(&with(good.clone(), "iss", json!("https://other.test"))), claim),
+        (
+            "another issuer",
+            key.token(&with(good.clone(), "iss", json!("https://other.test"))),
+            claim,
+        ),
         ("no issuer", key.token(&without(good.clone(), "iss")), claim),
-        ("issuers", key.token(&with(good.clone(), "iss", json!(["https://issuer.test"]))), claim),
-        ("another audience", key.token(&with(good.clone(), "aud", json!("orders"))), claim),
-        ("no audience among them", key.token(&with(good.clone(), "aud", json!(["a", "b"]))), claim),
-        ("an empty audience beside a good client", key.token(&with(with(good.clone(), "aud", json!([])), "client_id", json!("tagway"))), claim),
-        ("neither audience nor client", key.token(&without(good.clone(), "aud")), claim),
-        ("another client", key.token(&with(without(good.clone(), "aud"), "client_id", json!("orders"))), claim),
+        (
+            "issuers",
+            key.token(&with(good.clone(), "iss", json!(["https://issuer.test"]))),
+            claim,
+        ),
+        (
+            "another audience",
+            key.token(&with(good.clone(), "aud", json!("orders"))),
+            claim,
+        ),
+        (
+            "no audience among them",
+            key.token(&with(good.clone(), "aud", json!(["a", "b"]))),
+            claim,
+        ),
+        (
+            "an empty audience beside a good client",
+            key.token(&with(
+                with(good.clone(), "aud", json!([])),
+                "client_id",
+                json!("tagway"),
+            )),
+            claim,
+        ),
+        (
+            "neither audience nor client",
+            key.token(&without(good.clone(), "aud")),
+            claim,
+        ),
+        (
+            "another client",
+            key.token(&with(without(good.clone(), "aud"), "client_id", json!("orders"))),
+            claim,
+        ),
         ("no end", key.token(&without(good.clone(), "exp")), claim),
-        ("an end that is a text", key.token(&with(good.clone(), "exp", json!("4102444800"))), claim),
-        ("an end before the beginning of time", key.token(&with(good.clone(), "exp", json!(-1))), claim),
-        ("expired", key.token(&with(good.clone(), "exp", json!(now() - 31))), claim),
-        ("expired in a broken second", key.token(&with(good.clone(), "exp", json!(0.5))), claim),
-        ("not yet", key.token(&with(good.clone(), "nbf", json!(now() + 60))), claim),
-        ("a beginning that is a text", key.token(&with(good.clone(), "nbf", json!("0"))), claim),
-        ("another use", key.token(&with(good.clone(), "token_use", json!("id"))), claim),
-        ("uses", key.token(&with(good.clone(), "token_use", json!(["access"]))), claim),
+        (
+            "an end that is a text",
+            key.token(&with(good.clone(), "exp", json!("4102444800"))),
+            claim,
+        ),
+        (
+            "an end before the beginning of time",
+            key.token(&with(good.clone(), "exp", json!(-1))),
+            claim,
+        ),
+        (
+            "expired",
+            key.token(&with(good.clone(), "exp", json!(now() - 31))),
+            claim,
+        ),
+        (
+            "expired in a broken second",
+            key.token(&with(good.clone(), "exp", json!(0.5))),
+            claim,
+        ),
+        (
+            "not yet",
+            key.token(&with(good.clone(), "nbf", json!(now() + 60))),
+            claim,
+        ),
+        (
+            "a beginning that is a text",
+            key.token(&with(good.clone(), "nbf", json!("0"))),
+            claim,
+        ),
+        (
+            "another use",
+            key.token(&with(good.clone(), "token_use", json!("id"))),
+            claim,
+        ),
+        (
+            "uses",
+            key.token(&with(good.clone(), "token_use", json!(["access"]))),
+            claim,
+        ),
         ("no use", key.token(&without(good.clone(), "token_use")), claim),
-        ("no subject and no client", key.token(&without(good.clone(), "sub")), claim),
-        ("an empty subject", key.token(&with(good.clone(), "sub", json!(""))), claim),
-        ("a tenant that is a path", key.token(&with(good.clone(), "tenant_id", json!("acme/../globex"))), claim),
-        ("the shared scope as tenant", key.token(&with(good.clone(), "tenant_id", json!("_shared"))), claim),
-        ("an empty tenant", key.token(&with(good.clone(), "tenant_id", json!(""))), claim),
-        ("a tenant that is a number", key.token(&with(good.clone(), "tenant_id", json!(7))), claim),
-        ("one bad tenant among good ones", key.token(&with(good.clone(), "tenant_id", json!(["acme", "a/b"]))), claim),
+        (
+            "no subject and no client",
+            key.token(&without(good.clone(), "sub")),
+            claim,
+        ),
+        (
+            "an empty subject",
+            key.token(&with(good.clone(), "sub", json!(""))),
+            claim,
+        ),
+        (
+            "a tenant that is a path",
+            key.token(&with(good.clone(), "tenant_id", json!("acme/../globex"))),
+            claim,
+        ),
+        (
+            "the shared scope as tenant",
+            key.token(&with(good.clone(), "tenant_id", json!("_shared"))),
+            claim,
+        ),
+        (
+            "an empty tenant",
+            key.token(&with(good.clone(), "tenant_id", json!(""))),
+            claim,
+        ),
+        (
+            "a tenant that is a number",
+            key.token(&with(good.clone(), "tenant_id", json!(7))),
+            claim,
+        ),
+        (
+            "one bad tenant among good ones",
+            key.token(&with(good.clone(), "tenant_id", json!(["acme", "a/b"]))),
+            claim,
+        ),
         ("no tenant", key.token(&without(good.clone(), "tenant_id")), tenant),
-        ("no tenants", key.token(&with(good.clone(), "tenant_id", json!([]))), tenant),
+        (
+            "no tenants",
+            key.token(&with(good.clone(), "tenant_id", json!([]))),
+            tenant,
+        ),
     ];
     assert!(cases.len() >= 30);
     for (name, token, kind) in &cases {
@@ -116,7 +264,10 @@ async fn tokens_that_must_not_pass() {
             k if k == claim => (Code::Unauthenticated, vec!["TOKEN_CLAIM"]),
             _ => (Code::PermissionDenied, vec!["TENANT_MISSING"]),
         };
-        assert!(code == expected.0 && expected.1.contains(&reason.as_str()), "{name}: {code:?} {reason}");
+        assert!(
+            code == expected.0 && expected.1.contains(&reason.as_str()),
+            "{name}: {code:?} {reason}"
+        );
     }
     // The good one still does, and no token was written to the log.
     client.get(KEY).await.unwrap();
@@ -131,14 +282,29 @@ async fn tokens_that_pass() {
     client.put(KEY, "1").await.unwrap();
     let good = claims("acme");
     for (name, payload) in [
-        ("one audience of several", with(good.clone(), "aud", json!(["orders", "tagway"]))),
-        ("a client for want of an audience", with(without(good.clone(), "aud"), "client_id", json!("tagway"))),
-        ("expired within the leeway", with(good.clone(), "exp", json!(now() - 20))),
+        (
+            "one audience of several",
+            with(good.clone(), "aud", json!(["orders", "tagway"])),
+        ),
+        (
+            "a client for want of an audience",
+            with(without(good.clone(), "aud"), "client_id", json!("tagway")),
+        ),
+        (
+            "expired within the leeway",
+            with(good.clone(), "exp", json!(now() - 20)),
+        ),
         ("a broken end", with(good.clone(), "exp", json!(4_102_444_800.5))),
         ("begun within the leeway", with(good.clone(), "nbf", json!(now() + 20))),
         ("permissions as an array", with(good.clone(), "scope", json!(["read"]))),
-        ("a client as subject", with(without(good.clone(), "sub"), "client_id", json!("tagway"))),
-        ("one tenant in an array", with(good.clone(), "tenant_id", json!(["acme"]))),
+        (
+            "a client as subject",
+            with(without(good.clone(), "sub"), "client_id", json!("tagway")),
+        ),
+        (
+            "one tenant in an array",
+            with(good.clone(), "tenant_id", json!(["acme"])),
+        ),
     ] {
         let found = client.with_token(&key.token(&payload)).get(KEY).await;
         assert!(found.is_ok(), "{name}: {found:?}");
@@ -182,7 +348,9 @@ async fn metadata_is_exact() {
 #[tokio::test]
 async fn one_of_several_tenants_is_picked_and_no_other() {
     let gateway = Gateway::start();
-    let token = gateway.key.token(&with(claims("-"), "tenant_id", json!(["acme", "globex"])));
+    let token = gateway
+        .key
+        .token(&with(claims("-"), "tenant_id", json!(["acme", "globex"])));
     let both = gateway.client_with(&token).await;
     gateway.client("acme").await.put(KEY, "acme's").await.unwrap();
     gateway.client("globex").await.put(KEY, "globex's").await.unwrap();
@@ -196,7 +364,16 @@ async fn one_of_several_tenants_is_picked_and_no_other() {
     // One that exists, one that does not, and what is none are told apart by nothing.
     let messages: Vec<String> = {
         let mut messages = Vec::new();
-        for tenant in ["initech", "nobody", "", "acme ", "ACME", "acme,globex", "../acme", "_shared"] {
+        for tenant in [
+            "initech",
+            "nobody",
+            "",
+            "acme ",
+            "ACME",
+            "acme,globex",
+            "../acme",
+            "_shared",
+        ] {
             let refused = both.for_tenant(tenant).get(KEY).await;
             messages.push(refused.as_ref().unwrap_err().message().to_owned());
             assert_eq!(why(refused), not_granted, "{tenant:?}");
@@ -228,7 +405,14 @@ async fn permissions_are_asked_for() {
         assert_eq!(why(reader.delete("tenant_config_none").await), denied);
         assert_eq!(why(reader.put("%", "2").await), denied);
     }
-    for scope in [json!(""), json!("reader"), json!("READ"), json!("read,write"), json!([]), json!("admin")] {
+    for scope in [
+        json!(""),
+        json!("reader"),
+        json!("READ"),
+        json!("read,write"),
+        json!([]),
+        json!("admin"),
+    ] {
         let nobody = client.with_token(&token(scope.clone()));
         assert_eq!(why(nobody.get(KEY).await), denied, "{scope}");
         assert_eq!(why(nobody.list("", 0).await), denied, "{scope}");
@@ -254,7 +438,10 @@ async fn a_remembered_token_ends_when_it_expires() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     assert!(passed > 1, "it was good once");
-    assert_eq!(why(short.get(KEY).await), (Code::Unauthenticated, "TOKEN_CLAIM".to_owned()));
+    assert_eq!(
+        why(short.get(KEY).await),
+        (Code::Unauthenticated, "TOKEN_CLAIM".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -266,7 +453,10 @@ async fn every_allowed_algorithm_verifies() {
     client.put(KEY, "1").await.unwrap();
     for key in [&rsa, &ec] {
         let client = client.with_token(&key.token(&claims("acme")));
-        client.get(KEY).await.unwrap_or_else(|error| panic!("{}: {error}", key.algorithm()));
+        client
+            .get(KEY)
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error}", key.algorithm()));
         // Signed by one key under the name of another, of another kind.
         let swapped = key.sign(&with(key.header(), "kid", json!("d")), &claims("acme"));
         let (code, _) = why(client.with_token(&swapped).get(KEY).await);
@@ -278,7 +468,10 @@ async fn every_allowed_algorithm_verifies() {
     let gateway = gateway_of(&server, &ed, "");
     let anonymous = two[0].sign(&without(two[0].header(), "kid"), &claims("acme"));
     let client = gateway.client_with(&anonymous).await;
-    assert_eq!(why(client.get(KEY).await), (Code::Unauthenticated, "TOKEN_SIGNATURE".to_owned()));
+    assert_eq!(
+        why(client.get(KEY).await),
+        (Code::Unauthenticated, "TOKEN_SIGNATURE".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -306,11 +499,18 @@ async fn a_new_key_is_noticed_at_once_and_made_up_ones_ask_no_more() {
     client.get(KEY).await.unwrap();
 
     for kid in 0..50 {
-        let made_up = old.sign(&with(old.header(), "kid", json!(format!("made-up-{kid}"))), &claims("acme"));
+        let made_up = old.sign(
+            &with(old.header(), "kid", json!(format!("made-up-{kid}"))),
+            &claims("acme"),
+        );
         let refused = client.with_token(&made_up).get(KEY).await;
         assert_eq!(why(refused), (Code::Unauthenticated, "TOKEN_SIGNATURE".to_owned()));
     }
-    assert_eq!(server.asked(), 2, "within half a minute nobody asks for the sake of unknown keys again");
+    assert_eq!(
+        server.asked(),
+        2,
+        "within half a minute nobody asks for the sake of unknown keys again"
+    );
 }
 
 #[tokio::test]
@@ -326,14 +526,24 @@ async fn a_withdrawn_key_ends_its_tokens_remembered_or_not() {
 
     server.set(Ok(key_set(&[&new]).to_string()));
     server.asked_twice_more().await;
-    assert_eq!(why(client.get(KEY).await), (Code::Unauthenticated, "TOKEN_SIGNATURE".to_owned()));
+    assert_eq!(
+        why(client.get(KEY).await),
+        (Code::Unauthenticated, "TOKEN_SIGNATURE".to_owned())
+    );
     staying.get(KEY).await.unwrap();
     // The same name with another key: the old signature is worth nothing under it.
     let impostor = Key::ed("new");
     server.set(Ok(key_set(&[&impostor]).to_string()));
     server.asked_twice_more().await;
-    assert_eq!(why(staying.get(KEY).await), (Code::Unauthenticated, "TOKEN_SIGNATURE".to_owned()));
-    client.with_token(&impostor.token(&claims("acme"))).get(KEY).await.unwrap();
+    assert_eq!(
+        why(staying.get(KEY).await),
+        (Code::Unauthenticated, "TOKEN_SIGNATURE".to_owned())
+    );
+    client
+        .with_token(&impostor.token(&claims("acme")))
+        .get(KEY)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -358,7 +568,10 @@ async fn the_last_good_keys_serve_while_the_issuer_is_down_for_their_grace() {
     ] {
         server.set(bad.clone());
         server.asked_twice_more().await;
-        client.get(KEY).await.unwrap_or_else(|error| panic!("after {:.60?}: {error}", format!("{bad:?}")));
+        client
+            .get(KEY)
+            .await
+            .unwrap_or_else(|error| panic!("after {:.60?}: {error}", format!("{bad:?}")));
     }
 
     // A grace that is over: no token passes any more, and none is called false for it.
@@ -374,7 +587,10 @@ async fn the_last_good_keys_serve_while_the_issuer_is_down_for_their_grace() {
             break status;
         }
     };
-    assert_eq!(why(Err::<(), _>(away)), (Code::Unavailable, "KEYS_UNAVAILABLE".to_owned()));
+    assert_eq!(
+        why(Err::<(), _>(away)),
+        (Code::Unavailable, "KEYS_UNAVAILABLE".to_owned())
+    );
     server.set(Ok(key_set(&[&short]).to_string()));
     server.asked_twice_more().await;
     client.get(KEY).await.unwrap();
@@ -403,12 +619,18 @@ async fn without_a_token_only_health_answers() {
 
     let gateway = Gateway::start();
     let nobody = Client::connect(&gateway.address, None).await;
-    assert_eq!(why(nobody.get(KEY).await), (Code::Unauthenticated, "TOKEN_MISSING".to_owned()));
+    assert_eq!(
+        why(nobody.get(KEY).await),
+        (Code::Unauthenticated, "TOKEN_MISSING".to_owned())
+    );
     assert_eq!(why(nobody.list("", 0).await).0, Code::Unauthenticated);
     assert_eq!(why(nobody.put(KEY, "1").await).0, Code::Unauthenticated);
     assert_eq!(why(nobody.delete(KEY).await).0, Code::Unauthenticated);
     let mut grpc = nobody.grpc.clone();
-    assert_eq!(why(grpc.explain_route(nobody.request(Default::default())).await).0, Code::Unauthenticated);
+    assert_eq!(
+        why(grpc.explain_route(nobody.request(Default::default())).await).0,
+        Code::Unauthenticated
+    );
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", gateway.address)).unwrap();
     let mut health = HealthClient::new(endpoint.connect().await.unwrap());
     for service in ["", "tagway.v1.ConfigService"] {
@@ -416,6 +638,9 @@ async fn without_a_token_only_health_answers() {
             service: service.to_owned(),
         };
         let answer = health.check(request).await.unwrap().into_inner();
-        assert_eq!(answer.status, tonic_health::pb::health_check_response::ServingStatus::Serving as i32);
+        assert_eq!(
+            answer.status,
+            tonic_health::pb::health_check_response::ServingStatus::Serving as i32
+        );
     }
 }

@@ -8,11 +8,8 @@
     reason = "a test says what went wrong by failing"
 )]
 
-mod command_line;
 mod grammar;
 mod identity;
 mod isolation;
 mod model;
-mod process;
-mod strategies;
 mod writes;

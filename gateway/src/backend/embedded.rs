@@ -9,11 +9,12 @@ mod writer;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, TableDefinition};
 
 use super::{Backend, BackendError, Capabilities, Entry, NewEntry, Page, PageRequest, Precondition, WriteError};
 use crate::clock::Clock;
@@ -42,7 +43,6 @@ const CACHE_BYTES: usize = 64 << 20;
 
 /// What it can do.
 pub const CAPABILITIES: Capabilities = Capabilities {
-    kind: "embedded",
     max_value_bytes: MAX_VALUE_BYTES,
     if_match: true,
     if_absent: true,
@@ -67,7 +67,7 @@ pub enum OpenError {
     #[error("another process has it open; an embedded store has one gateway")]
     InUse,
     /// The file is something else, or damaged.
-    #[error("{0}")]
+    #[error("it is no store of ours, or damaged ({0}); restore a copy, or name another path")]
     Database(String),
     /// A newer gateway wrote it.
     #[error("its format is {0}, and this gateway reads {FORMAT}; run the gateway that wrote it, or a newer one")]
@@ -95,11 +95,15 @@ impl Embedded {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
             _ => {}
         }
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(redb::Error::from)?;
-        check_format(&database)?;
+        // redb believes what its checksums cover and panics on what then makes no sense.
+        let opened = catch_unwind(|| {
+            let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+            let database = database.map_err(redb::Error::from)?;
+            check_format(&database)?;
+            Ok::<_, OpenError>(database)
+        });
+        let database =
+            opened.unwrap_or_else(|_| Err(OpenError::Database("its pages contradict each other".to_owned())))?;
         let database = Arc::new(database);
         let writer = Writer::start(Arc::clone(&database), history, clock)?;
         Ok(Self { database, writer })
@@ -118,26 +122,26 @@ impl Embedded {
 }
 
 fn check_format(database: &Database) -> Result<(), OpenError> {
-    let check = || -> Result<u64, redb::Error> {
-        let transaction = database.begin_write()?;
-        let found = {
-            let mut meta = transaction.open_table(META)?;
-            let found = meta.get(FORMAT_KEY)?.map(|format| format.value());
-            if found.is_none() {
-                meta.insert(FORMAT_KEY, FORMAT)?;
-            }
-            // So that readers find them.
-            transaction.open_table(VALUES)?;
-            transaction.open_table(HISTORY)?;
-            transaction.open_table(CHANGES)?;
-            found.unwrap_or(FORMAT)
-        };
-        transaction.commit()?;
-        Ok(found)
+    let read = || -> Result<Option<u64>, redb::Error> {
+        match database.begin_read()?.open_table(META) {
+            Ok(meta) => Ok(meta.get(FORMAT_KEY)?.map(|format| format.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     };
-    match check()? {
-        FORMAT => Ok(()),
-        other => Err(OpenError::Format(other)),
+    let create = || -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+        // So that readers find them.
+        transaction.open_table(VALUES)?;
+        transaction.open_table(HISTORY)?;
+        transaction.open_table(CHANGES)?;
+        Ok(transaction.commit()?)
+    };
+    match read()? {
+        Some(FORMAT) => Ok(()),
+        Some(other) => Err(OpenError::Format(other)),
+        None => Ok(create()?),
     }
 }
 
@@ -190,21 +194,29 @@ impl Backend for Embedded {
         version: u64,
     ) -> Result<Option<Entry>, BackendError> {
         let path = path(tenant, name)?;
-        let read = || -> Result<Option<Result<Entry, BackendError>>, redb::Error> {
+        let read = || -> Result<Result<Option<Entry>, BackendError>, redb::Error> {
             let history = self.database.begin_read()?.open_table(HISTORY)?;
-            for item in history.range((path.as_str(), 0)..=(path.as_str(), u64::MAX))?.rev() {
-                let (_, bytes) = item?;
-                match Record::read(bytes.value()) {
-                    Ok(record) if record.version == version && !record.deleted => {
-                        return Ok(Some(Ok(record.entry(false))));
+            let mut last = u64::MAX;
+            // Life by life, the newest first. Within one, places and versions count together, so the place is known.
+            while let Some(newest) = history.range((path.as_str(), 0)..=(path.as_str(), last))?.next_back() {
+                let (_, bytes) = newest?;
+                let newest = match Record::read(bytes.value()) {
+                    Ok(newest) => newest,
+                    Err(error) => return Ok(Err(error)),
+                };
+                if let Some(behind) = newest.version.checked_sub(version)
+                    && let Some(found) = history.get((path.as_str(), newest.place.saturating_sub(behind)))?
+                {
+                    match Record::read(found.value()) {
+                        Ok(found) if found.deleted => {}
+                        found => return Ok(found.map(|found| Some(found.entry(false)))),
                     }
-                    Ok(_) => {}
-                    Err(error) => return Ok(Some(Err(error))),
                 }
+                last = newest.place.saturating_sub(newest.version);
             }
-            Ok(None)
+            Ok(Ok(None))
         };
-        read().map_err(|error| away(&error))?.transpose()
+        read().map_err(|error| away(&error))?
     }
 
     async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError> {
@@ -237,7 +249,8 @@ impl Backend for Embedded {
                 let Ok(name) = path[folder.len()..].parse::<Name>() else {
                     return Ok(Err(BackendError::Damaged("a name that is none".to_owned())));
                 };
-                together += entry.value.len();
+                // What was read, whether or not it is passed on.
+                together += record.value().len();
                 page.entries.push((name, entry));
             }
             Ok(Ok(page))

@@ -21,11 +21,8 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let settings = Settings::load(&self.file, super::variables())?;
-        let registry = block_on(async {
-            let loaded = app::load_strategies(&settings).await;
-            loaded.map_err(|error| Failure::Failed(error.to_string()))
-        })?;
+        let settings = Settings::load(&self.file, super::variables()?)?;
+        let registry = block_on(async { Ok(app::check(&settings).await?) })?;
         let mut out = io::stdout().lock();
         writeln!(out, "listens    {} for gRPC", settings.server.listen)?;
         if let Listen::At(address) = settings.server.ops_listen {

@@ -2,10 +2,13 @@
 
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
+use super::failure::Failure;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
+use http::Uri;
 use serde_json::{Map, Value, json};
 use tagway_proto::v1;
 use tagway_proto::v1::config_service_client::ConfigServiceClient;
@@ -15,7 +18,10 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::failure::Failure;
+/// For a gateway that does not answer.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A little more than a gateway takes at most, unless told otherwise.
+const CALL: Duration = Duration::from_secs(15);
 
 /// Where the gateway is, and who calls.
 #[derive(Args)]
@@ -58,8 +64,15 @@ pub(super) type Client = ConfigServiceClient<InterceptedService<Channel, Credent
 impl Gateway {
     /// A client that says who it is with every call.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
-        let endpoint = Endpoint::from_shared(self.endpoint.clone())
-            .map_err(|_| Failure::Usage(format!("TAGWAY_ENDPOINT: `{}` is no URL", self.endpoint)))?;
+        let plain = |uri: &Uri| uri.scheme_str() == Some("http") && uri.host().is_some() && uri.path() == "/";
+        let uri = self.endpoint.parse::<Uri>().ok().filter(plain).ok_or_else(|| {
+            // https would have to be kept, and is not built yet.
+            Failure::Usage(format!(
+                "TAGWAY_ENDPOINT: `{}` is not http://HOST:PORT; there is no TLS yet",
+                self.endpoint
+            ))
+        })?;
+        let endpoint = Endpoint::from(uri).connect_timeout(CONNECT).timeout(CALL);
         let channel = endpoint.connect().await.map_err(|_| {
             Failure::Away(format!(
                 "no gateway answers at {}\n  fix: run `tagway serve`, or set TAGWAY_ENDPOINT",

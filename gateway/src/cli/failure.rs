@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use tagway::app::StartError;
 use tagway::settings::SettingsError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -37,9 +38,10 @@ impl Failure {
             Self::Refused(status) => match status.code() {
                 Code::InvalidArgument => 2,
                 Code::NotFound => 3,
-                Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => 4,
+                Code::AlreadyExists | Code::Aborted => 4,
                 Code::Unauthenticated | Code::PermissionDenied => 5,
-                Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => 6,
+                // Cancelled is our own timeout.
+                Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Cancelled => 6,
                 _ => 1,
             },
         })
@@ -63,6 +65,9 @@ impl fmt::Display for Failure {
                         f.write_str("\n  fix: set TAGWAY_TOKEN; in development: tagway token --tenant acme")
                     }
                     "PERMISSION_MISSING" => f.write_str("\n  fix: a token with that permission"),
+                    "" if status.code() == Code::Unknown => {
+                        f.write_str("\n  fix: TAGWAY_ENDPOINT is where the gateway listens for gRPC, not for operators")
+                    }
                     "CHANGED" => f.write_str("\n  fix: get the key again and use its etag"),
                     _ => Ok(()),
                 }
@@ -74,6 +79,15 @@ impl fmt::Display for Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         Self::Refused(Box::new(status))
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Keys(_) | StartError::PageTokenKey { .. } => Self::Usage(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `tagway put`
 
-use std::fs;
+use std::fs::File;
 use std::io::{self, Read, Write};
 
 use clap::Args;
@@ -8,6 +8,9 @@ use tagway_proto::v1;
 
 use super::client::{self, Conditions, Gateway, Output};
 use super::failure::Failure;
+
+/// More than any gateway takes.
+const VALUE_BYTES: u64 = 64 << 20;
 
 /// Example: tagway put tenant_config_limits '{"requests": 100}'
 #[derive(Args)]
@@ -17,8 +20,7 @@ use super::failure::Failure;
 pub(super) struct Put {
     /// Tag and name
     key: String,
-    /// The value; @FILE for a file's bytes, - or nothing for stdin's
-    #[arg(default_value = "-", hide_default_value = true)]
+    /// The value; @FILE for a file's bytes, - for stdin's
     value: String,
     /// What the value is; application/json unless said
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -63,13 +65,21 @@ impl Put {
 }
 
 fn value(argument: &str) -> Result<Vec<u8>, Failure> {
-    if argument == "-" {
-        let mut value = Vec::new();
-        io::stdin().lock().read_to_end(&mut value)?;
-        return Ok(value);
+    let (name, source): (&str, Box<dyn Read>) = match argument.strip_prefix('@') {
+        _ if argument == "-" => ("stdin", Box::new(io::stdin())),
+        Some(file) => {
+            let opened = File::open(file).map_err(|error| Failure::Usage(format!("{file}: {error}")))?;
+            (file, Box::new(opened))
+        }
+        None => return Ok(argument.as_bytes().to_vec()),
+    };
+    let mut value = Vec::new();
+    let read = source.take(VALUE_BYTES + 1).read_to_end(&mut value);
+    read.map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
+    if value.len() as u64 > VALUE_BYTES {
+        return Err(Failure::Usage(format!(
+            "{name}: more than 64 MiB, and no gateway takes that"
+        )));
     }
-    match argument.strip_prefix('@') {
-        Some(file) => fs::read(file).map_err(|error| Failure::Usage(format!("{file}: {error}"))),
-        None => Ok(argument.as_bytes().to_vec()),
-    }
+    Ok(value)
 }

@@ -16,6 +16,9 @@ use tagway::{shutdown, telemetry};
 
 use super::failure::Failure;
 
+/// Where development keeps everything, unless said.
+pub(super) const DATA: &str = "tagway-data";
+
 /// Example: tagway serve --config tagway.toml
 #[derive(Args)]
 #[command(after_help = "Example: tagway serve --config tagway.toml")]
@@ -36,45 +39,42 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (settings, key) = match &self.config {
-            Some(file) => (Settings::load(file, super::variables())?, None),
+            Some(file) => (Settings::load(file, super::variables()?)?, None),
             None => {
                 let key = DevelopmentKey::open_or_create(&self.data)
                     .map_err(|error| Failure::Failed(format!("{}: {error}", self.data.display())))?;
-                (development::development(&self.data, super::variables())?, Some(key))
+                (development::development(&self.data, super::variables()?)?, Some(key))
             }
         };
-        telemetry::init(&settings.telemetry).map_err(|error| {
-            Failure::Usage(format!(
-                "telemetry.log: {error}; as in \"info\" or \"warn,tagway=debug\""
-            ))
-        })?;
+        telemetry::init(&settings.telemetry).map_err(|error| Failure::Usage(error.to_string()))?;
         // Never one thread alone: a strategy's call holds one while it runs.
         let threads = thread::available_parallelism().map_or(2, NonZero::get).max(2);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .enable_all()
             .build()?;
-        let served = runtime.block_on(serve(settings, key));
+        let drain = settings.server.drain;
+        let served = runtime.block_on(serve(settings, key.as_ref().map(|key| (key, self.data.as_path()))));
         // A thread that still compiles or syncs does not keep the process.
-        runtime.shutdown_timeout(Duration::from_secs(1));
+        runtime.shutdown_timeout(drain / 20);
         served
     }
 }
 
-async fn serve(settings: Settings, key: Option<DevelopmentKey>) -> Result<(), Failure> {
+async fn serve(settings: Settings, development: Option<(&DevelopmentKey, &Path)>) -> Result<(), Failure> {
     let stop = shutdown::on_signal()?;
-    let failed = |error: tagway::app::StartError| Failure::Failed(error.to_string());
-    let app = App::build(settings).await.map_err(failed)?;
+    let app = App::build(settings).await?;
     let address = app.address()?;
-    tracing::info!(%address, ops = ?app.ops_address(), version = env!("CARGO_PKG_VERSION"), "serving");
-    if let Some(key) = key {
-        greet(&key, &address.to_string())?;
+    let ops = app.ops_address().map(|address| address.to_string()).unwrap_or_default();
+    tracing::info!(%address, ops, version = env!("CARGO_PKG_VERSION"), "serving");
+    if let Some((key, data)) = development {
+        greet(key, data, &address.to_string())?;
     }
-    app.run(stop).await.map_err(failed)
+    Ok(app.run(stop).await?)
 }
 
 /// What to type next.
-fn greet(key: &DevelopmentKey, address: &str) -> Result<(), Failure> {
+fn greet(key: &DevelopmentKey, data: &Path, address: &str) -> Result<(), Failure> {
     let token = key.mint(
         &Claims {
             tenants: &["acme".to_owned()],
@@ -96,8 +96,13 @@ fn greet(key: &DevelopmentKey, address: &str) -> Result<(), Failure> {
          {command} put tenant_config_payment-gateway '{{\"url\": \"https://pay.example\"}}'\n\
          {command} get tenant_config_payment-gateway\n\
          {command} list\n\n\
-         A token for another tenant: {command} token --tenant globex\n",
+         A token for another tenant: {command} token --tenant globex{data}\n",
         token = token.reveal(),
+        data = if data == Path::new(DATA) {
+            String::new()
+        } else {
+            format!(" --data {}", data.display())
+        },
     )?;
     Ok(out.flush()?)
 }

@@ -23,7 +23,7 @@ pub(super) struct Token {
     #[arg(long, value_delimiter = ',', default_value = "read,write", value_parser = permission)]
     permissions: Vec<Permission>,
     /// Who bears it
-    #[arg(long, default_value = "developer")]
+    #[arg(long, default_value = "developer", value_parser = subject)]
     subject: String,
     /// For how long it is good
     #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
@@ -32,7 +32,7 @@ pub(super) struct Token {
     #[arg(long, value_name = "NAME=VALUE", value_parser = claim)]
     claim: Vec<(String, String)>,
     /// Where the gateway keeps its signing key
-    #[arg(long, value_name = "FOLDER", default_value = "tagway-data")]
+    #[arg(long, value_name = "FOLDER", default_value = super::serve::DATA)]
     data: PathBuf,
 }
 
@@ -66,7 +66,18 @@ fn permission(text: &str) -> Result<Permission, String> {
         .ok_or_else(|| "one of read, write, share, admin".to_owned())
 }
 
+fn subject(text: &str) -> Result<String, String> {
+    if (1..=256).contains(&text.len()) && !text.chars().any(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 256 bytes without control characters".to_owned())
+    }
+}
+
 fn claim(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("NAME=VALUE")?;
+    if ["iss", "aud", "sub", "iat", "exp", "scope", "tenant_id"].contains(&name) {
+        return Err(format!("`{name}` is said by the other arguments"));
+    }
     Ok((name.to_owned(), value.to_owned()))
 }

@@ -7,12 +7,17 @@ use std::sync::Arc;
 use super::{Config, ConfigError, Configs, decide};
 use crate::backend::{Backend, Entry, PageRequest};
 use crate::identity::Reader;
-use crate::key::{ConfigKey, KeyPrefix, Name, TagPrefix};
+use crate::key::{KeyPrefix, Name, TagPrefix};
 use crate::placement::{Place, PlaceRange};
 use crate::strategy::{Context, DecideError, Operation, Refusal, Snapshot};
 
-/// Values of one page, together. With keys and the rest a message stays below the 4 MiB that gRPC clients take.
-const PAGE_VALUE_BYTES: usize = 3 << 20;
+/// Of one page: well below the 4 MiB that gRPC clients take.
+const PAGE_BYTES: usize = 3 << 20;
+/// Of one entry besides its value and what its writer says: the longest key, an etag, a time, a backend's id.
+const PER_ENTRY_BYTES: usize = 512;
+/// A page ends after so many names, also where few of them live there: so that the next goes on behind them, and a list
+/// over many that have moved away comes to its end.
+const EXAMINED: usize = 10_000;
 /// Entries that one range is asked for at once, and the bytes of their values.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
@@ -55,6 +60,7 @@ impl Configs {
         let mut sources = self.sources(&snapshot, reader, &request, &after).await?;
         let mut listed = Listed::default();
         let mut together = 0;
+        let mut examined = 0;
         loop {
             for source in &mut sources {
                 source.refill(reader, &request).await?;
@@ -64,25 +70,29 @@ impl Configs {
             let Some(source) = least.min_by(|a, b| a.key().cmp(&b.key())) else {
                 return Ok(listed);
             };
-            let Some((key, entry)) = source.pop(&snapshot) else {
+            let Some((key, entry)) = source.pop() else {
                 continue;
             };
+            examined += 1;
             if !self
                 .lives_there(&snapshot, reader, &key, source, request.context)
                 .await?
             {
+                if examined >= EXAMINED {
+                    listed.next_page_token = self.page_tokens.seal(reader, &bound, &key)?;
+                    return Ok(listed);
+                }
                 continue;
             }
-            let size = entry.value.len();
-            let full = listed.configs.len() == request.page_size || together + size > PAGE_VALUE_BYTES;
+            let size = PER_ENTRY_BYTES + entry.value.len() + entry.content_type.len() + entry.updated_by.len();
+            let full = listed.configs.len() == request.page_size || together + size > PAGE_BYTES;
             if let (true, Some(last)) = (full, listed.configs.last()) {
-                let token = self.page_tokens.seal(reader, &bound, &last.key);
-                listed.next_page_token = token.ok_or(ConfigError::PageToken)?;
+                listed.next_page_token = self.page_tokens.seal(reader, &bound, &last.key)?;
                 return Ok(listed);
             }
             together += size;
             listed.configs.push(Config {
-                key: key.to_string(),
+                key,
                 entry,
                 backend: Arc::clone(&source.range.backend),
             });
@@ -123,16 +133,22 @@ impl Configs {
         Ok(sources)
     }
 
-    /// Whether `decide` puts the key where it was found. What lies elsewhere is not what Get would find.
+    /// Whether Get would find it there: the key is this tag's and no longer one's, and `decide` puts it into this range.
     async fn lives_there(
         &self,
         snapshot: &Snapshot,
         reader: &Reader,
-        key: &ConfigKey,
+        key: &str,
         source: &Source,
         context: &Context,
     ) -> Result<bool, ConfigError> {
-        match decide(snapshot, reader, key, Operation::Read, context).await {
+        let Ok(key) = snapshot.tags().parse(key) else {
+            return Ok(false);
+        };
+        if *key.tag() != source.prefix.tag {
+            return Ok(false);
+        }
+        match decide(snapshot, reader, &key, Operation::Read, context).await {
             Ok(Place { backend, name }) => Ok(backend == source.range.backend && *name.range() == source.range.range),
             Err(ConfigError::Decide(DecideError::Refused(_))) => Ok(false),
             Err(error) => Err(error),
@@ -192,11 +208,11 @@ impl Source {
         Ok(())
     }
 
-    /// The next entry, unless a longer tag claims its key.
-    fn pop(&mut self, snapshot: &Snapshot) -> Option<(ConfigKey, Entry)> {
-        let (name, entry) = self.fetched.pop_front()?;
+    /// The next entry, under the key that it would have.
+    fn pop(&mut self) -> Option<(String, Entry)> {
+        let (_, entry) = self.fetched.pop_front()?;
+        let key = self.first.take()?;
         self.name_first();
-        let key = snapshot.tags().key(&self.prefix.tag, &name)?;
         Some((key, entry))
     }
 

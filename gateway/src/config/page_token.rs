@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use super::ConfigError;
 use crate::clock::Clock;
 use crate::identity::VerifiedTenant;
 
@@ -42,7 +43,16 @@ impl PageTokens {
     }
 
     /// A token for the page after the key `after`. `request` is everything of the request that the next must repeat.
-    pub(super) fn seal(&self, tenant: &VerifiedTenant, request: &impl Serialize, after: &str) -> Option<String> {
+    pub(super) fn seal(
+        &self,
+        tenant: &VerifiedTenant,
+        request: &impl Serialize,
+        after: &str,
+    ) -> Result<String, ConfigError> {
+        self.try_seal(tenant, request, after).ok_or(ConfigError::Seal)
+    }
+
+    fn try_seal(&self, tenant: &VerifiedTenant, request: &impl Serialize, after: &str) -> Option<String> {
         let position = Position {
             expires: self.clock.seconds().saturating_add(LIFETIME),
             after,

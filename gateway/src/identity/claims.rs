@@ -88,8 +88,8 @@ impl Rules {
         }
         // RFC 9068 wants `sub` in every access token; where an issuer leaves it out, the client is the subject.
         let subject = text(&claims, "sub").or_else(|error| text(&claims, "client_id").map_err(|_| error))?;
-        if subject.is_empty() || subject.len() > SUBJECT_BYTES {
-            return Err(shape("sub", "1 to 256 bytes"));
+        if subject.is_empty() || subject.len() > SUBJECT_BYTES || subject.chars().any(char::is_control) {
+            return Err(shape("sub", "1 to 256 bytes without control characters"));
         }
         Ok(VerifiedCaller {
             subject: subject.into(),
@@ -102,7 +102,11 @@ impl Rules {
 
     /// `aud` (RFC 7519, 4.1.3), or `client_id` where a token has no `aud`, as Cognito's access tokens.
     fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), ClaimError> {
-        let claim = if claims.contains_key("aud") { "aud" } else { "client_id" };
+        let claim = match (claims.contains_key("aud"), claims.contains_key("client_id")) {
+            (true, _) => "aud",
+            (false, true) => "client_id",
+            (false, false) => return Err(shape("aud", "there, and neither is `client_id`")),
+        };
         let named = texts(claims, claim)?;
         if named
             .iter()

@@ -1,7 +1,8 @@
 //! The issuer's public keys: fetched, refreshed, and the last good set kept for its grace.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::IdentityError;
 use super::token::VerifyingKey;
+use crate::clock::jittered;
 use crate::settings::{Algorithm, IdentitySettings, Source};
 
 /// A key set is a few kilobytes; more than this is something else.
@@ -35,7 +37,7 @@ pub enum KeysError {
         /// Which.
         path: String,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// The URL.
     #[error("{0}")]
@@ -192,7 +194,13 @@ impl KeySets {
     /// Keeps the set fresh. Runs until it is dropped.
     pub async fn run(&self) {
         let mut last_good = Instant::now();
-        let mut due = last_good + jittered(self.refresh);
+        // What could not be had at the start is tried again soon.
+        let first = if self.current().away {
+            self.refresh.min(RETRY)
+        } else {
+            self.refresh
+        };
+        let mut due = last_good + jittered(first);
         loop {
             tokio::select! {
                 () = sleep_until(due) => {}
@@ -223,7 +231,7 @@ impl KeySets {
 
     async fn look(&self) -> Result<(), KeysError> {
         let text = match &self.source {
-            KeySource::File(path) => fs::read(path).map_err(|error| KeysError::File {
+            KeySource::File(path) => read(path).map_err(|error| KeysError::File {
                 path: path.display().to_string(),
                 error,
             })?,
@@ -238,7 +246,12 @@ impl KeySets {
 
     fn replace(&self, published: Vec<Jwk>, keys: Vec<(Option<String>, VerifyingKey)>, away: bool) {
         let generation = self.current().generation + 1;
-        tracing::info!(generation, keys = keys.len(), "the issuer's keys have changed");
+        tracing::info!(
+            generation,
+            keys = keys.len(),
+            published = published.len(),
+            "the issuer's keys have changed"
+        );
         self.current.store(Arc::new(KeySet {
             generation,
             published,
@@ -246,6 +259,13 @@ impl KeySets {
             away,
         }));
     }
+}
+
+/// A small local file, seldom: done where it is asked for.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(SET_BYTES as u64).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 async fn fetch(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, KeysError> {
@@ -319,11 +339,6 @@ fn algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
         Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
         Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
     }
-}
-
-/// Up to a tenth sooner, so that replicas do not ask together.
-fn jittered(duration: Duration) -> Duration {
-    duration.mul_f64(fastrand::f64().mul_add(-0.1, 1.0))
 }
 
 /// reqwest keeps the reason in its sources.

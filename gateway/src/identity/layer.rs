@@ -86,7 +86,7 @@ async fn verify(identity: &Identity, headers: &HeaderMap) -> Result<VerifiedTena
     let mut picks = headers.get_all(TENANT).iter();
     let picked = picks.next().map(|value| value.to_str().unwrap_or_default());
     if picks.next().is_some() {
-        return Err(IdentityError::TenantAmbiguous);
+        return Err(IdentityError::TenantTwice);
     }
     identity.tenant(caller, picked)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, Header, Validation};
 use serde_json::Value;
 
@@ -80,7 +81,12 @@ impl Token {
         validation.validate_aud = false;
         jsonwebtoken::decode(&*self.0, &key.key, &validation)
             .map(|data| data.claims)
-            .map_err(|_| IdentityError::Signature("the token is not signed by the key that it names"))
+            .map_err(|error| match error.kind() {
+                ErrorKind::Json(_) | ErrorKind::Utf8(_) => IdentityError::TokenMalformed(
+                    "the token's payload is no JSON object with claims of the usual types",
+                ),
+                _ => IdentityError::Signature("the token is not signed by the key that it names"),
+            })
     }
 }
 

@@ -238,7 +238,19 @@ fn content_type(text: String) -> Result<String, Status> {
         return Ok(CONTENT_TYPE.to_owned());
     }
     let printable = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    if text.len() <= CONTENT_TYPE_BYTES && printable && text.contains('/') {
+    let essence = text.split(';').next().unwrap_or_default();
+    // RFC 9110, 8.3.1: type "/" subtype, both tokens.
+    let token = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
+    let typed = essence
+        .trim_end_matches(' ')
+        .split_once('/')
+        .is_some_and(|(a, b)| token(a) && token(b));
+    if text.len() <= CONTENT_TYPE_BYTES && printable && typed && !text.ends_with(' ') {
         Ok(text)
     } else {
         Err(invalid(

@@ -60,7 +60,7 @@ pub(crate) fn identity(error: &IdentityError) -> Status {
         IdentityError::Claim(_) => status(Code::Unauthenticated, "TOKEN_CLAIM", message),
         IdentityError::KeysAway => retry(Code::Unavailable, "KEYS_UNAVAILABLE", message, RETRY),
         IdentityError::TenantMissing(_) => status(Code::PermissionDenied, "TENANT_MISSING", message),
-        IdentityError::TenantAmbiguous => invalid("x-tagway-tenant", message),
+        IdentityError::TenantAmbiguous | IdentityError::TenantTwice => invalid("x-tagway-tenant", message),
         IdentityError::TenantNotGranted => status(Code::PermissionDenied, "TENANT_NOT_GRANTED", message),
         IdentityError::PermissionMissing(_) => status(Code::PermissionDenied, "PERMISSION_MISSING", message),
     }
@@ -104,6 +104,7 @@ pub(crate) fn config(error: ConfigError, field: &str) -> Status {
         ConfigError::CapabilityMissing(_) => status(Code::FailedPrecondition, "CAPABILITY_MISSING", message),
         ConfigError::ValueTooLarge { .. } => invalid("value", message),
         ConfigError::PageToken => invalid("page_token", message),
+        ConfigError::Seal => status(Code::Internal, "INTERNAL", message),
         ConfigError::Backend(error) => backend(&error),
         ConfigError::StrategyRejected => strategy_failed("no version of the strategy of this tag could be activated"),
     }

@@ -9,7 +9,7 @@ pub fn development(
     data: &Path,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Settings, SettingsError> {
-    // A path becomes a TOML string: quoted and escaped the way that Rust's debug form and TOML's basic strings share.
+    // A path becomes a TOML string: for the characters of ordinary paths Rust's debug form is one.
     let text = format!(
         r#"
 [identity]

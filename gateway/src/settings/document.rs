@@ -105,7 +105,7 @@ impl<'t> Document<'t> {
         let Some(path) = name.strip_prefix(PREFIX) else {
             return Ok(());
         };
-        if OF_THE_COMMAND_LINE.contains(&name) {
+        if OF_THE_COMMAND_LINE.contains(&name) || is_service_link(path) {
             return Ok(());
         }
         let problem = |key: String, message: String| Problem {
@@ -126,7 +126,7 @@ impl<'t> Document<'t> {
         let spanned = |key: &str| Spanned::new(at..at + 1, Cow::Owned(key.to_owned()));
         // What reads as a TOML value is one; everything else is a string, so that no quotes are needed for it.
         let value = match DeValue::parse(value) {
-            Ok(parsed) if !parsed.get_ref().is_datetime() => parsed.into_inner(),
+            Ok(parsed) if !parsed.get_ref().is_datetime() => all_at(parsed.into_inner(), at),
             _ => DeValue::String(Cow::Borrowed(value)),
         };
         let mut table = self.root.get_mut();
@@ -143,6 +143,30 @@ impl<'t> Document<'t> {
         table.remove(&spanned(last));
         table.insert(spanned(last), Spanned::new(at..at + 1, value));
         Ok(())
+    }
+}
+
+/// Kubernetes tells every pod of a service called `tagway...` in variables of its own.
+fn is_service_link(name: &str) -> bool {
+    let link = ["SERVICE_HOST", "SERVICE_PORT", "PORT"];
+    let of = |part: &str| name == part || name.ends_with(&format!("_{part}"));
+    let longer = ["SERVICE_PORT_", "PORT_"]
+        .into_iter()
+        .any(|part| name.starts_with(part) || name.contains(&format!("_{part}")));
+    !name.contains(SEPARATOR) && (longer || link.into_iter().any(of))
+}
+
+/// The value with the variable's span throughout, in place of the spans within the variable's text.
+fn all_at<'t>(value: DeValue<'t>, at: usize) -> DeValue<'t> {
+    let spanned = |value: Spanned<DeValue<'t>>| Spanned::new(at..at + 1, all_at(value.into_inner(), at));
+    match value {
+        DeValue::Array(array) => DeValue::Array(array.into_iter().map(spanned).collect()),
+        DeValue::Table(table) => {
+            let entries = table.into_iter();
+            let entries = entries.map(|(key, value)| (Spanned::new(at..at + 1, key.into_inner()), spanned(value)));
+            DeValue::Table(entries.collect())
+        }
+        other => other,
     }
 }
 

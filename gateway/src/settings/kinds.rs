@@ -112,6 +112,23 @@ impl<'de> Deserialize<'de> for Listen {
     }
 }
 
+/// `file:<path>` of a file that holds a secret. What is written in its place may be the secret itself, so no error
+/// repeats it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFile(pub PathBuf);
+
+impl<'de> Deserialize<'de> for KeyFile {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.strip_prefix("file:") {
+            Some(path) if !path.is_empty() => Ok(Self(path.into())),
+            _ => Err(D::Error::custom(
+                "the file that holds it, as in \"file:page-token.key\"",
+            )),
+        }
+    }
+}
+
 /// Where something is read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::document::Document;
-use super::{BackendKind, BackendSettings, Permission, Problem, Settings, Source, StrategySettings};
+use super::{BackendKind, BackendSettings, Listen, Permission, Problem, Settings, Source, StrategySettings};
+use crate::telemetry;
 
 /// Longest leeway: beyond it an expired token would live on.
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
@@ -36,8 +37,27 @@ impl Settings {
             "between 1KiB and 64MiB",
         );
         check.longer_than_nothing("limits.request_timeout", self.limits.request_timeout);
+        check.require(self.limits.tenants > 0, "limits.tenants", "more than 0");
+        check.require(self.limits.decisions.0 >= 4096, "limits.decisions", "at least 4KiB");
+        check.require(
+            self.identity.token_memory.0 >= 1 << 20,
+            "identity.token_memory",
+            "at least 1MiB",
+        );
+        check.require(
+            telemetry::filter(&self.telemetry).is_ok(),
+            "telemetry.log",
+            "a level such as \"info\", or a filter such as \"warn,tagway=debug\"",
+        );
     }
 }
+
+/// Most versions of a key.
+const MAX_HISTORY: u32 = 10_000;
+/// Most fuel of a call, some seconds' worth.
+const MAX_FUEL: u64 = 10_000_000_000;
+/// Longest call.
+const MAX_CALL: Duration = Duration::from_secs(10);
 
 struct Check<'a, 't> {
     document: &'a Document<'t>,
@@ -62,15 +82,23 @@ impl Check<'_, '_> {
     fn server(&mut self, settings: &Settings) {
         let server = &settings.server;
         self.require(
-            server.listen.ip().is_loopback() || server.plaintext,
+            server.listen.ip().is_loopback() || server.tls.is_some() || server.plaintext,
             "server.listen",
             "beyond loopback tokens would cross the network in plaintext: listen on 127.0.0.1, or say plaintext = true \
              where TLS ends in front of the gateway",
         );
+        let ops = match server.ops_listen {
+            Listen::At(address) => Some(address),
+            Listen::Nowhere => None,
+        };
+        self.require(
+            server.listen.port() == 0 || ops != Some(server.listen),
+            "server.ops_listen",
+            "is `server.listen` too; each needs an address of its own",
+        );
         for (key, duration) in [
             ("server.drain", server.drain),
             ("server.max_connection_age", server.max_connection_age),
-            ("server.max_connection_grace", server.max_connection_grace),
             ("server.keepalive.interval", server.keepalive.interval),
             ("server.keepalive.timeout", server.keepalive.timeout),
         ] {
@@ -135,14 +163,14 @@ impl Check<'_, '_> {
         );
         if backend.kind == BackendKind::Embedded {
             self.require(
-                backend.path.is_some(),
+                backend.path.as_ref().is_some_and(|path| !path.as_os_str().is_empty()),
                 &key("path"),
                 "an embedded store needs the path of its file",
             );
             self.require(
-                backend.history > 0,
+                (1..=MAX_HISTORY).contains(&backend.history),
                 &key("history"),
-                "at least 1: the version that stands",
+                "between 1, the version that stands, and 10_000",
             );
         } else {
             let message = format!("{} is not built yet: use kind = \"embedded\"", backend.kind);
@@ -205,8 +233,16 @@ impl Check<'_, '_> {
             let message = format!("`{backend}` is not in [backends]");
             self.require(backends.contains_key(backend), &key("backends"), &message);
         }
-        self.require(strategy.limits.fuel > 0, &key("limits.fuel"), "more than 0");
-        self.longer_than_nothing(&key("limits.deadline"), strategy.limits.deadline);
+        self.require(
+            (1..=MAX_FUEL).contains(&strategy.limits.fuel),
+            &key("limits.fuel"),
+            "between 1 and 10_000_000_000",
+        );
+        self.require(
+            !strategy.limits.deadline.is_zero() && strategy.limits.deadline <= MAX_CALL,
+            &key("limits.deadline"),
+            "longer than nothing, and at most 10s",
+        );
         self.require(
             strategy.limits.memory.0 >= 64 << 10 && strategy.limits.memory.0 <= 64 << 20,
             &key("limits.memory"),

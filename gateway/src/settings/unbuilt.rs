@@ -11,6 +11,7 @@ const UNBUILT: &[(&str, &[&str])] = &[
     ("server.tls", &[]),
     ("server.admin_listen", &[""]),
     ("server.reflection", &["false"]),
+    ("server.max_connection_grace", &[]),
     ("identity.admin_audiences", &["[]"]),
     ("backends.*.table", &[]),
     ("backends.*.region", &[]),

@@ -46,19 +46,22 @@ pub(super) enum Outcome {
 }
 
 impl Breaker {
+    /// Whether a call could be made now.
+    pub(super) fn check(&self, settings: &BreakerSettings) -> Result<(), Open> {
+        match self.open_until {
+            Some(until) if Instant::now() < until || self.trying => Err(Open {
+                rest: until.saturating_duration_since(Instant::now()).max(settings.rest / 10),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a call may be made. Who is let pass says how it ended.
     pub(super) fn admit(&mut self, settings: &BreakerSettings) -> Result<Admission, Open> {
-        let Some(until) = self.open_until else {
-            return Ok(Admission { trial: false });
-        };
-        let now = Instant::now();
-        if now < until || self.trying {
-            return Err(Open {
-                rest: until.saturating_duration_since(now).max(settings.rest / 10),
-            });
-        }
-        self.trying = true;
-        Ok(Admission { trial: true })
+        self.check(settings)?;
+        let trial = self.open_until.is_some();
+        self.trying = trial;
+        Ok(Admission { trial })
     }
 
     /// Takes note of how an admitted call ended. True if that opened it.

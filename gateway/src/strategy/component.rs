@@ -4,7 +4,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
 use super::engine::Engine;
-use super::limits::{CallError, Guest, Limits, first_lines};
+use super::limits::{CallError, Guest, Limits, first_lines, processor_time};
 use crate::wit;
 
 /// Why a file is no strategy that runs here.
@@ -21,6 +21,9 @@ pub enum RefusedComponent {
     /// Native code is trusted by whoever runs it. Only wasm is accepted.
     #[error("it is precompiled; give the .wasm itself")]
     Precompiled,
+    /// Something else.
+    #[error("it is no WebAssembly: it does not begin with \\0asm")]
+    NotWasm,
     /// A module of wasm's first kind.
     #[error("it is a core module and no component; wrap it, as plugins/builder does")]
     CoreModule,
@@ -58,6 +61,9 @@ impl Prepared {
         if wasmtime::Engine::detect_precompiled(bytes).is_some() {
             return Err(RefusedComponent::Precompiled);
         }
+        if !bytes.starts_with(b"\0asm") {
+            return Err(RefusedComponent::NotWasm);
+        }
         // The version field: 1 and layer 0 is a core module, layer 1 a component.
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(RefusedComponent::CoreModule);
@@ -86,7 +92,7 @@ impl Prepared {
     }
 
     /// Instantiates, hands `f` the instance, and throws it away: nothing of one call is left for the next, and a trap
-    /// poisons nothing but its own store. The caller holds one of the engine's slots.
+    /// poisons nothing but its own store. Where requests are served the caller holds one of the engine's slots.
     pub(super) fn call<T>(
         &self,
         limits: &Limits,
@@ -95,11 +101,12 @@ impl Prepared {
         let mut store = limits
             .store(&self.engine)
             .map_err(|error| CallError::Trap(first_lines(&format!("{error:#}"))))?;
+        let begun = processor_time();
         let result = self
             .pre
             .instantiate(&mut store)
             .and_then(|instance| f(&mut store, &instance));
-        result.map_err(|error| limits.explain(&store, &error))
+        result.map_err(|error| limits.explain(processor_time().saturating_sub(begun), &error))
     }
 
     /// As [`Self::call`], after `configure` has accepted `setup` as it did before.
@@ -127,7 +134,10 @@ pub(super) fn describe(problems: &[wit::Problem]) -> String {
     let lines: Vec<String> = problems
         .iter()
         .take(8)
-        .map(|problem| format!("{}: {}", problem.path, problem.message))
+        .map(|problem| match problem.path.as_str() {
+            "" => problem.message.clone(),
+            path => format!("{path}: {}", problem.message),
+        })
         .collect();
     first_lines(&lines.join("; "))
 }

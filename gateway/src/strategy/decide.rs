@@ -36,8 +36,8 @@ pub struct Strategy {
     pub(super) breaker: BreakerSettings,
     pub(super) memory: Memory,
     pub(super) engine: Engine,
-    /// As many as the engine has. Who waits for the engine has one of these first, so at most so many calls of one
-    /// strategy stand in the engine's queue, and a flood of one does not delay another's.
+    /// As many as the engine has slots. Who waits for the engine has one of these first, so at most so many calls of
+    /// one strategy stand in the engine's queue, and a flood of one does not delay another's.
     pub(super) turns: Semaphore,
 }
 
@@ -141,13 +141,26 @@ impl Strategy {
         if let Some(answer) = memory.answers.get(&question) {
             return Ok(answer);
         }
-        let mut admitted = self.admit(&memory)?;
-        let Ok(_turn) = self.turns.acquire().await else {
+        // Who rests does not queue.
+        memory
+            .breaker()
+            .check(&self.breaker)
+            .map_err(|open| DecideError::Resting(open.rest))?;
+        // Tenant by tenant, then strategy by strategy: a flood of one waits behind itself.
+        let Ok(_turn_of_the_tenant) = memory.turns.acquire().await else {
+            return Err(DecideError::Busy);
+        };
+        let Ok(_turn_of_the_strategy) = self.turns.acquire().await else {
             return Err(DecideError::Busy);
         };
         let Ok(_slot) = self.engine.slots().acquire().await else {
             return Err(DecideError::Busy);
         };
+        // While this waited others may have asked the same, or failed too often.
+        if let Some(answer) = memory.answers.get(&question) {
+            return Ok(answer);
+        }
+        let mut admitted = self.admit(&memory)?;
         let (Question::Decide { bags, .. } | Question::Enumerate { bags, .. }) = &question;
         let request = request(bags);
         // On this very thread: a call takes microseconds, fuel ends it after some milliseconds at most, and the
@@ -168,7 +181,10 @@ impl Strategy {
                 memory.answers.insert(question, answer.clone());
                 Ok(answer)
             }
-            Err(Fault::Call(CallError::Busy(_))) => Err(DecideError::Busy),
+            Err(Fault::Call(busy @ CallError::Busy(_))) => {
+                tracing::warn!(strategy = %self.name, tenant = %tenant.id(), %busy, "the strategy did not get to run");
+                Err(DecideError::Busy)
+            }
             Err(fault) => {
                 let opened = admitted.end(Outcome::Failed);
                 tracing::warn!(

@@ -38,7 +38,7 @@ impl Engine {
         config
             // What a strategy may cost is fuel: deterministic, so that the same request ends the same way everywhere.
             .consume_fuel(true)
-            // The clock is the backstop for what fuel does not see: a copy of all memory is one instruction.
+            // The clock is the backstop for what fuel does not see: the host's own work for a guest, a busy machine.
             .epoch_interruption(true)
             // Calls are synchronous; this would allocate a fiber for each.
             .concurrency_support(false)

@@ -59,7 +59,7 @@ impl fmt::Display for Stage {
 
 /// Why a version does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("strategy `{name}` could not be {stage}: {reason}")]
+#[error("strategies.{name}: could not be {stage}: {reason}")]
 pub struct Rejected {
     /// The operator's name for it.
     pub name: Arc<str>,
@@ -119,7 +119,7 @@ pub(super) fn prepare(
         })
         .map_err(|error| reject(Stage::Configured, error.to_string()))?;
     let tags = claimed(&manifest, settings).map_err(|reason| reject(Stage::Configured, reason))?;
-    probe(&prepared, &once, &calls).map_err(|reason| reject(Stage::Probed, reason))?;
+    probe(&prepared, &once, &calls.patient(ONCE)).map_err(|reason| reject(Stage::Probed, reason))?;
     Ok(Strategy {
         name: Arc::clone(name),
         version: manifest.version,
@@ -134,7 +134,7 @@ pub(super) fn prepare(
         setup,
         limits: calls,
         breaker: settings.breaker.clone(),
-        memory: Memory::new(limits.tenants, limits.decisions),
+        memory: Memory::new(limits.tenants, limits.decisions.0, engine.calls()),
         turns: Semaphore::new(engine.calls()),
         engine: engine.clone(),
     })

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, Trap};
 
 use super::engine::{Engine, MEMORY_BYTES, PARTS, TABLE_ELEMENTS};
@@ -26,17 +27,17 @@ pub enum CallError {
     /// It used up its fuel.
     #[error("it used up its {0} units of fuel")]
     Fuel(u64),
-    /// It used up its time, and enough fuel to be blamed for it.
+    /// It used up its time, and had enough of it on a processor to be blamed for it.
     #[error("it ran for longer than {0:?}")]
     Deadline(Duration),
-    /// It used up its time without having done much: the machine was busy.
+    /// It used up its time without having had much of it: the machine was busy.
     #[error("it did not get to run within {0:?}")]
     Busy(Duration),
     /// It trapped, or answered with what cannot be read.
     #[error("{0}")]
     Trap(String),
-    /// It refuses the settings that it took before.
-    #[error("it does not accept its settings any more: {0}")]
+    /// It refuses its settings.
+    #[error("it does not accept its settings: {0}")]
     Unconfigured(String),
 }
 
@@ -62,6 +63,14 @@ impl Limits {
         }
     }
 
+    /// The same, with more time: for what must not fail because the machine is busy.
+    pub(super) fn patient(&self, times: u32) -> Self {
+        Self {
+            deadline: self.deadline * times,
+            ..self.clone()
+        }
+    }
+
     /// A store in which all of them hold. A store begins without fuel and with a deadline of now: both are always set.
     pub(super) fn store(&self, engine: &Engine) -> wasmtime::Result<Guest> {
         let limits = StoreLimitsBuilder::new()
@@ -79,25 +88,27 @@ impl Limits {
         Ok(store)
     }
 
-    /// Why a call in `store` ended with `error`.
-    pub(super) fn explain(&self, store: &Guest, error: &wasmtime::Error) -> CallError {
+    /// Why a call that took this much of the processor ended with `error`.
+    pub(super) fn explain(&self, took: Duration, error: &wasmtime::Error) -> CallError {
         match error.downcast_ref::<Trap>() {
             Some(Trap::OutOfFuel) => CallError::Fuel(self.fuel),
-            Some(Trap::Interrupt) => {
-                let left = store.get_fuel().unwrap_or(0);
-                // Fuel is the limit. Who ran out of time with most of it left was not let run.
-                if left > self.fuel / 2 {
-                    CallError::Busy(self.deadline)
-                } else {
-                    CallError::Deadline(self.deadline)
-                }
-            }
+            // Who ran out of time without having had half of it on a processor was not let run. (What fuel is left
+            // does not tell: compiled code keeps its count in a register and does not write it back for an interrupt.)
+            Some(Trap::Interrupt) if took < self.deadline / 2 => CallError::Busy(self.deadline),
+            Some(Trap::Interrupt) => CallError::Deadline(self.deadline),
             _ => CallError::Trap(first_lines(&format!("{error:#}"))),
         }
     }
 }
 
+/// How long this thread has been on a processor.
+pub(super) fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 /// Enough of a text that a guest may have had a hand in.
 pub(super) fn first_lines(text: &str) -> String {
-    text.chars().take(400).collect()
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().take(400).collect()
 }

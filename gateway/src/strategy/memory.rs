@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
 
 use super::breaker::Breaker;
 use super::{Operation, Refusal};
@@ -42,21 +44,52 @@ pub(super) enum Answer {
 /// The memory of one strategy.
 pub(super) struct Memory {
     tenants: Cache<TenantId, Arc<TenantMemory>>,
-    decisions: usize,
+    /// Bytes of one tenant's answers.
+    bytes: u64,
+    /// How many calls for one tenant may wait for the strategy's turn.
+    turns: usize,
+}
+
+#[derive(Clone)]
+pub(super) struct Bytes;
+
+/// What a question and its answer take besides their texts: handles, counts and the cache's own.
+const OVERHEAD: usize = 256;
+/// A guess at how many answers there will be of one tenant, for sizing alone.
+const ANSWERS: usize = 256;
+
+impl Weighter<Question, Answer> for Bytes {
+    fn weight(&self, question: &Question, answer: &Answer) -> u64 {
+        let (text, bags) = match question {
+            Question::Decide { key, bags, .. } => (key.tag().as_str().len() + key.name().as_str().len(), bags),
+            Question::Enumerate { prefix, bags } => (prefix.tag.as_str().len() + prefix.name_prefix.len(), bags),
+        };
+        let bags = bags.claims.iter().chain(&bags.context);
+        let bags: usize = bags.map(|(name, value)| name.len() + value.len() + 48).sum();
+        let answer = match answer {
+            Answer::Placed(_) => OVERHEAD,
+            Answer::Ranges(ranges) => ranges.len() * OVERHEAD,
+            Answer::Refused(refusal) => refusal.text().len(),
+        };
+        (OVERHEAD + text + bags + answer) as u64
+    }
 }
 
 /// The part of it that belongs to one tenant.
 pub(super) struct TenantMemory {
-    pub(super) answers: Cache<Question, Answer>,
+    pub(super) answers: Cache<Question, Answer, Bytes>,
+    /// Who waits for the strategy has one of these first, so one tenant's flood does not delay another's.
+    pub(super) turns: Semaphore,
     breaker: Mutex<Breaker>,
 }
 
 impl Memory {
-    /// For so many tenants, and of each so many decisions. The least used are forgotten first.
-    pub(super) fn new(tenants: u32, decisions: u32) -> Self {
+    /// For so many tenants, and of each so many bytes. The least used are forgotten first.
+    pub(super) fn new(tenants: u32, bytes: u64, turns: usize) -> Self {
         Self {
             tenants: Cache::new(tenants as usize),
-            decisions: decisions as usize,
+            bytes,
+            turns,
         }
     }
 
@@ -66,7 +99,8 @@ impl Memory {
         }
         let new = || {
             Ok::<_, std::convert::Infallible>(Arc::new(TenantMemory {
-                answers: Cache::new(self.decisions),
+                answers: Cache::with_weighter(ANSWERS, self.bytes, Bytes),
+                turns: Semaphore::new(self.turns),
                 breaker: Mutex::new(Breaker::default()),
             }))
         };

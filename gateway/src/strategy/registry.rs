@@ -14,7 +14,6 @@ use crate::settings::{LimitSettings, StrategySettings};
 
 /// Code, settings and catalog of all strategies at one moment.
 pub struct Snapshot {
-    generation: u64,
     tags: Tags,
     served: HashMap<Tag, Served>,
     rejected: Vec<Rejected>,
@@ -39,7 +38,6 @@ impl Registry {
         catalog: &[Backend],
     ) -> Self {
         let mut snapshot = Snapshot {
-            generation: 1,
             tags: Tags::default(),
             served: HashMap::new(),
             rejected: Vec::new(),
@@ -80,12 +78,6 @@ impl Registry {
 }
 
 impl Snapshot {
-    /// Counts activations.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
     /// Every tag that is served, or should be.
     #[must_use]
     pub fn tags(&self) -> &Tags {

@@ -17,7 +17,7 @@ pub(crate) const SCHEMA: &str = r#"{
     "additionalProperties": false,
     "properties": {
       "backend": { "type": "string", "description": "id of a backend that the operator granted" },
-      "namespace": { "type": "string", "description": "0 to 4 path segments of the tenant's space" },
+      "namespace": { "type": "string", "pattern": "^([A-Za-z0-9_-]*[A-Za-z0-9](/[A-Za-z0-9_-]*[A-Za-z0-9]){0,3})?$" },
       "ttl": { "type": "string", "description": "served without asking the backend: \"60s\"" },
       "stale": { "type": "string", "description": "then served while it is refreshed, or while the backend is down" },
       "negative": { "type": "string", "description": "how long \"there is no such key\" is believed" }
@@ -135,6 +135,15 @@ impl Route {
                 ),
             });
         }
+        if !is_namespace(&settings.namespace) {
+            return Err(Problem {
+                path: format!("{path}/namespace"),
+                message: format!(
+                    "`{}` is not 0 to 4 segments [A-Za-z0-9_-]* joined by \"/\", each ending in a letter or digit",
+                    settings.namespace
+                ),
+            });
+        }
         let cache = if settings.ttl.is_none() && settings.stale.is_none() && settings.negative.is_none() {
             None
         } else {
@@ -163,6 +172,17 @@ fn milliseconds(path: &str, key: &str, text: Option<&str>, otherwise: u32) -> Re
             path: format!("{path}/{key}"),
             message: format!("`{text}` is not a duration such as \"60s\" or \"5m\" of at most 49 days"),
         })
+}
+
+/// As `strategy.wit` says of a placement's namespace: better told here than with every request.
+fn is_namespace(text: &str) -> bool {
+    let segment = |segment: &str| {
+        segment.ends_with(|last: char| last.is_ascii_alphanumeric())
+            && segment
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    };
+    text.is_empty() || (text.len() <= 256 && text.split('/').count() <= 4 && text.split('/').all(segment))
 }
 
 fn is_tag(text: &str) -> bool {
@@ -216,6 +236,14 @@ mod tests {
             ["/tenant_config_"]
         );
         assert_eq!(problems(r#"{"t_": {"backend": "hot", "ttl": "soon"}}"#), ["/t_/ttl"]);
+        assert_eq!(
+            problems(r#"{"t_": {"backend": "hot", "namespace": "live/"}}"#),
+            ["/t_/namespace"]
+        );
+        assert_eq!(
+            problems(r#"{"t_": {"backend": "hot", "namespace": ".."}}"#),
+            ["/t_/namespace"]
+        );
         assert_eq!(problems(r#"{"t_": {"backend": "hot", "ttl": "60days"}}"#), ["/t_/ttl"]);
         assert_eq!(
             problems(r#"{"Tag_": {"backend": "hot"}, "a/b": {"backend": "hot"}, "u_": {}}"#),
