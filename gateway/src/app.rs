@@ -105,23 +105,26 @@ impl App {
         self.grpc.local_addr()
     }
 
-    /// Where it listens for operators, if it does.
-    #[must_use]
-    pub fn ops_address(&self) -> Option<SocketAddr> {
+    fn ops_address(&self) -> Option<SocketAddr> {
         self.ops.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// Serves until `stop`, and then until what is under way is done, or `server.drain` is over.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
+        let ops_address = self
+            .ops_address()
+            .map(|address| address.to_string())
+            .unwrap_or_default();
+        let address = self.address().map(|address| address.to_string()).unwrap_or_default();
         let keys = Arc::clone(&self.keys);
         let refresher = tokio::spawn(async move { keys.run().await });
         let readiness = Readiness::new(Arc::clone(&self.registry), stop.clone());
         // Operators are answered until the very end, so that a probe sees the draining.
-        let ended = CancellationToken::new();
+        let over = CancellationToken::new();
         let ops = self
             .ops
-            .map(|listener| tokio::spawn(serve_ops(listener, readiness.clone(), ended.clone())));
-        let server = serve_grpc(
+            .map(|listener| tokio::spawn(serve_ops(listener, readiness.clone(), over.clone())));
+        let grpc = serve_grpc(
             self.grpc,
             &self.settings.server,
             &self.settings.limits,
@@ -132,25 +135,32 @@ impl App {
         let drain = self.settings.server.drain;
         // The last twentieths are for what comes after the requests.
         let last = drain / 20;
+        let requests = drain.saturating_sub(2 * last);
         let overdue = async {
             stop.cancelled().await;
-            tokio::time::sleep(drain - 2 * last).await;
+            tokio::time::sleep(requests).await;
         };
         readiness.start();
-        let served = tokio::select! {
-            served = server => served.map_err(|error| StartError::Machine(error.to_string())),
+        tracing::info!(
+            address,
+            ops = ops_address,
+            version = env!("CARGO_PKG_VERSION"),
+            "serving"
+        );
+        let ended_by = tokio::select! {
+            ended_by = grpc => ended_by.map_err(|error| StartError::Machine(error.to_string())),
             () = overdue => {
                 tracing::warn!(?drain, "requests were still under way when the time to drain was over");
                 Ok(())
             }
         };
         refresher.abort();
-        ended.cancel();
+        over.cancel();
         if let Some(ops) = ops {
             // A probe that never reads its answer does not keep the process.
             _ = timeout(last, ops).await;
         }
-        served
+        ended_by
     }
 }
 
@@ -183,7 +193,7 @@ pub async fn check(settings: &Settings) -> Result<Registry, StartError> {
     load_strategies(settings).await
 }
 
-async fn load_strategies(settings: &Settings) -> Result<Registry, StartError> {
+pub(crate) async fn load_strategies(settings: &Settings) -> Result<Registry, StartError> {
     let engine = Engine::new().map_err(|error| StartError::Machine(format!("no engine for strategies: {error:#}")))?;
     let catalog = strategy_catalog(settings);
     Ok(Registry::load(&engine, &settings.strategies, &settings.limits, &catalog).await)

@@ -17,6 +17,7 @@ use crate::key::{Etag, Name};
 use crate::placement::{PhysicalName, PhysicalRange};
 
 /// What a backend can do.
+#[allow(clippy::struct_excessive_bools, reason = "each is a yes or no of its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capabilities {
     /// Largest value, in bytes.

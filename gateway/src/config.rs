@@ -251,3 +251,6 @@ fn write_error(error: WriteError, precondition: Precondition) -> ConfigError {
         (WriteError::PreconditionFailed, _) => ConfigError::Changed,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -218,6 +218,3 @@ impl Identity {
         Ok(VerifiedTenant { id: id.clone(), caller })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -81,7 +81,7 @@ pub async fn serve_grpc(
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .then(pause_after_error);
-    let server = tonic::transport::Server::builder()
+    let transport = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(server.keepalive.interval))
         .http2_keepalive_timeout(Some(server.keepalive.timeout))
         // The longest token there is, in base64 or not, and room for the rest.
@@ -94,7 +94,7 @@ pub async fn serve_grpc(
         .add_service(health_service)
         .serve_with_incoming_shutdown(incoming, draining);
     tokio::select! {
-        served = server => served,
+        ended = transport => ended,
         // Peers that never say anything do not keep it: what counts is that no request is under way.
         () = async { stop.cancelled().await; in_flight.ended().await } => Ok(()),
     }

@@ -301,7 +301,7 @@ impl Default for ServerSettings {
             tls: None,
             reflection: false,
             drain: Duration::from_secs(20),
-            max_connection_age: Duration::from_secs(30 * 60),
+            max_connection_age: Duration::from_mins(30),
             max_connection_grace: None,
             keepalive: KeepaliveSettings::default(),
             page_token_key: None,
@@ -325,8 +325,8 @@ impl Default for IdentitySettings {
             issuer: String::new(),
             audiences: Vec::new(),
             jwks: None,
-            jwks_refresh: Duration::from_secs(10 * 60),
-            jwks_grace: Duration::from_secs(24 * 60 * 60),
+            jwks_refresh: Duration::from_mins(10),
+            jwks_grace: Duration::from_hours(24),
             algorithms: vec![Algorithm::RS256],
             require: BTreeMap::new(),
             tenant_claim: "tenant_id".to_owned(),
@@ -457,6 +457,3 @@ impl Settings {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

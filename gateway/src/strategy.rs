@@ -103,3 +103,6 @@ pub enum DecideError {
     /// The machine is busy.
     Busy,
 }
+
+#[cfg(test)]
+mod tests;

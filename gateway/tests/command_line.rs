@@ -86,6 +86,7 @@ fn a_good_file_is_reported() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn what_is_wrong_is_named_with_file_line_and_key() {
     let changed = |from: &str, to: &str| {
         assert!(GOOD.contains(from), "{from}");

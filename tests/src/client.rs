@@ -59,47 +59,47 @@ impl Client {
         request
     }
 
-    /// GetConfig with everything.
+    /// `GetConfig` with everything.
     pub async fn get_with(&self, message: v1::GetConfigRequest) -> Result<v1::GetConfigResponse, Status> {
         let answer = self.grpc.clone().get_config(self.request(message)).await;
         answer.map(tonic::Response::into_inner)
     }
 
-    /// GetConfig.
+    /// `GetConfig`.
     pub async fn get(&self, key: &str) -> Result<v1::Config, Status> {
         let answer = self.get_with(get(key)).await?;
         Ok(answer.config.expect("an answer holds a configuration"))
     }
 
-    /// PutConfig with everything.
+    /// `PutConfig` with everything.
     pub async fn put_with(&self, message: v1::PutConfigRequest) -> Result<v1::Config, Status> {
         let answer = self.grpc.clone().put_config(self.request(message)).await?;
         Ok(answer.into_inner().config.expect("an answer holds a configuration"))
     }
 
-    /// PutConfig.
+    /// `PutConfig`.
     pub async fn put(&self, key: &str, value: &str) -> Result<v1::Config, Status> {
         self.put_with(put(key, value)).await
     }
 
-    /// DeleteConfig with everything.
+    /// `DeleteConfig` with everything.
     pub async fn delete_with(&self, message: v1::DeleteConfigRequest) -> Result<(), Status> {
         let answer = self.grpc.clone().delete_config(self.request(message)).await;
         answer.map(drop)
     }
 
-    /// DeleteConfig.
+    /// `DeleteConfig`.
     pub async fn delete(&self, key: &str) -> Result<(), Status> {
         self.delete_with(delete(key)).await
     }
 
-    /// ListConfigs with everything: one page.
+    /// `ListConfigs` with everything: one page.
     pub async fn page(&self, message: v1::ListConfigsRequest) -> Result<v1::ListConfigsResponse, Status> {
         let answer = self.grpc.clone().list_configs(self.request(message)).await;
         answer.map(tonic::Response::into_inner)
     }
 
-    /// ListConfigs: all pages, each of at most `page_size`.
+    /// `ListConfigs`: all pages, each of at most `page_size`.
     pub async fn list(&self, prefix: &str, page_size: i32) -> Result<Vec<v1::Config>, Status> {
         let mut request = list(prefix);
         request.page_size = page_size;

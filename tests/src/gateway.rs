@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::issuer::{AUDIENCE, ISSUER, Key, claims, key_set};
 
 /// How long a gateway may take to start, on a machine that is busy with everything else.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// A folder with settings, keys and store, and the process that runs on them.
 pub struct Gateway {
@@ -172,7 +172,7 @@ impl Drop for Gateway {
     }
 }
 
-/// The program, to be run in `folder` without this process's own TAGWAY_ variables.
+/// The program, to be run in `folder` without this process's own `TAGWAY_` variables.
 #[must_use]
 pub fn command(folder: &Path) -> Command {
     let mut command = Command::new(binary());

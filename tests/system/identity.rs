@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use tagway_proto::v1;
 use tagway_tests::client::{Client, get, why};
 use tagway_tests::gateway::{Gateway, settings};
 use tagway_tests::issuer::{Key, claims, encode, key_set, message, now};
@@ -30,6 +31,7 @@ fn without(mut claims: Value, name: &str) -> Value {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 async fn tokens_that_must_not_pass() {
     let gateway = Gateway::start_with("require = { token_use = \"access\" }\nleeway = \"30s\"");
     let key = &gateway.key;
@@ -628,7 +630,10 @@ async fn without_a_token_only_health_answers() {
     assert_eq!(why(nobody.delete(KEY).await).0, Code::Unauthenticated);
     let mut grpc = nobody.grpc.clone();
     assert_eq!(
-        why(grpc.explain_route(nobody.request(Default::default())).await).0,
+        why(grpc
+            .explain_route(nobody.request(v1::ExplainRouteRequest::default()))
+            .await)
+        .0,
         Code::Unauthenticated
     );
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", gateway.address)).unwrap();

@@ -12,4 +12,6 @@ mod grammar;
 mod identity;
 mod isolation;
 mod model;
+mod process;
+mod strategies;
 mod writes;

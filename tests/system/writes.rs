@@ -282,7 +282,8 @@ async fn a_page_ends_at_three_mebibytes() {
         client.put(&format!("tenant_config_{i}"), &value).await.unwrap();
     }
     let page = client.page(list("tenant_config_")).await.unwrap();
-    assert_eq!(page.configs.len(), 3);
+    // Three values fill it alone; with what is said of them only two fit.
+    assert_eq!(page.configs.len(), 2);
     assert!(!page.next_page_token.is_empty());
     let all = client.list("tenant_config_", 0).await.unwrap();
     assert_eq!(all.len(), 7);

@@ -10,7 +10,7 @@ use tagway::settings::{Listen, Settings};
 use super::client::block_on;
 use super::failure::Failure;
 
-/// Example: tagway check tagway.toml
+/// The arguments of `tagway check`.
 #[derive(Args)]
 #[command(after_help = "Example: tagway check tagway.toml")]
 pub(super) struct Check {

@@ -9,7 +9,7 @@ use tagway_proto::v1;
 use super::client::{self, Conditions, Gateway, Output};
 use super::failure::Failure;
 
-/// Example: tagway delete tenant_config_limits
+/// The arguments of `tagway delete`.
 #[derive(Args)]
 #[command(after_help = "Example: tagway delete tenant_config_limits --allow-missing")]
 pub(super) struct Delete {

@@ -8,7 +8,7 @@ use tagway_proto::v1;
 use super::client::{self, Gateway, Output};
 use super::failure::Failure;
 
-/// Example: tagway get tenant_config_payment-gateway
+/// The arguments of `tagway get`.
 #[derive(Args)]
 #[command(after_help = "Example: tagway get tenant_config_payment-gateway --output text > payment.json")]
 pub(super) struct Get {

@@ -8,7 +8,7 @@ use tagway_proto::v1;
 use super::client::{self, Gateway, Output};
 use super::failure::Failure;
 
-/// Example: tagway list tenant_config_
+/// The arguments of `tagway list`.
 #[derive(Args)]
 #[command(after_help = "Example: tagway list tenant_config_ --keys-only")]
 pub(super) struct List {

@@ -12,7 +12,7 @@ use super::failure::Failure;
 /// More than any gateway takes.
 const VALUE_BYTES: u64 = 64 << 20;
 
-/// Example: tagway put tenant_config_limits '{"requests": 100}'
+/// The arguments of `tagway put`.
 #[derive(Args)]
 #[command(after_help = "Examples: tagway put tenant_config_limits '{\"requests\": 100}'
           tagway put tenant_config_limits @limits.json --if-match 01JD...-3

@@ -19,7 +19,7 @@ use super::failure::Failure;
 /// Where development keeps everything, unless said.
 pub(super) const DATA: &str = "tagway-data";
 
-/// Example: tagway serve --config tagway.toml
+/// The arguments of `tagway serve`.
 #[derive(Args)]
 #[command(after_help = "Example: tagway serve --config tagway.toml")]
 pub(super) struct Serve {
@@ -38,13 +38,12 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (settings, key) = match &self.config {
-            Some(file) => (Settings::load(file, super::variables()?)?, None),
-            None => {
-                let key = DevelopmentKey::open_or_create(&self.data)
-                    .map_err(|error| Failure::Failed(format!("{}: {error}", self.data.display())))?;
-                (development::development(&self.data, super::variables()?)?, Some(key))
-            }
+        let (settings, key) = if let Some(file) = &self.config {
+            (Settings::load(file, super::variables()?)?, None)
+        } else {
+            let key = DevelopmentKey::open_or_create(&self.data)
+                .map_err(|error| Failure::Failed(format!("{}: {error}", self.data.display())))?;
+            (development::development(&self.data, super::variables()?)?, Some(key))
         };
         telemetry::init(&settings.telemetry).map_err(|error| Failure::Usage(error.to_string()))?;
         // Never one thread alone: a strategy's call holds one while it runs.
@@ -65,8 +64,6 @@ async fn serve(settings: Settings, development: Option<(&DevelopmentKey, &Path)>
     let stop = shutdown::on_signal()?;
     let app = App::build(settings).await?;
     let address = app.address()?;
-    let ops = app.ops_address().map(|address| address.to_string()).unwrap_or_default();
-    tracing::info!(%address, ops, version = env!("CARGO_PKG_VERSION"), "serving");
     if let Some((key, data)) = development {
         greet(key, data, &address.to_string())?;
     }
@@ -80,7 +77,7 @@ fn greet(key: &DevelopmentKey, data: &Path, address: &str) -> Result<(), Failure
             tenants: &["acme".to_owned()],
             subject: "developer",
             permissions: &[Permission::Read, Permission::Write],
-            lifetime: Duration::from_secs(24 * 60 * 60),
+            lifetime: Duration::from_hours(24),
             further: &serde_json::Map::new(),
         },
         &Clock::system(),

@@ -12,7 +12,7 @@ use tagway::settings::Permission;
 
 use super::failure::Failure;
 
-/// Example: tagway token --tenant acme --permissions read,write
+/// The arguments of `tagway token`.
 #[derive(Args)]
 #[command(after_help = "Example: export TAGWAY_TOKEN=$(tagway token --tenant acme --permissions read,write)")]
 pub(super) struct Token {

@@ -79,7 +79,8 @@ impl Rules {
         for (claim, value) in &self.require {
             let holds = match claims.get(claim) {
                 Some(Value::String(text)) => text == value,
-                Some(other @ (Value::Bool(_) | Value::Number(_))) => other.to_string() == *value,
+                Some(Value::Bool(flag)) => value == if *flag { "true" } else { "false" },
+                Some(Value::Number(number)) => number.to_string() == *value,
                 _ => false,
             };
             if !holds {

@@ -8,6 +8,7 @@ use prost_types::Timestamp;
 use tagway_proto::v1;
 use tagway_proto::v1::config_service_server::ConfigService;
 use tonic::{Code, Extensions, Request, Response, Status, Streaming};
+use uuid::fmt::Hyphenated;
 
 use super::status::{self, invalid};
 use crate::backend::{NewEntry, Precondition};
@@ -279,12 +280,10 @@ fn precondition(message: Option<v1::Precondition>) -> Result<Precondition, Statu
 
 /// Whether there is one.
 fn request_id(text: &str) -> Result<bool, Status> {
-    let group = |group: &str, length| group.len() == length && group.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let groups: Vec<&str> = text.split('-').collect();
-    match groups.as_slice() {
-        [""] => Ok(false),
-        [a, b, c, d, e] if group(a, 8) && group(b, 4) && group(c, 4) && group(d, 4) && group(e, 12) => Ok(true),
-        _ => Err(invalid(
+    match text.parse::<Hyphenated>() {
+        _ if text.is_empty() => Ok(false),
+        Ok(_) => Ok(true),
+        Err(_) => Err(invalid(
             "request_id",
             "a UUID such as 123e4567-e89b-12d3-a456-426614174000",
         )),

@@ -88,11 +88,7 @@ impl<'t> Document<'t> {
                 (*variable.unwrap_or(&self.file)).to_owned()
             }
             Some(span) => {
-                let line = self.text.as_bytes()[..span.start]
-                    .iter()
-                    .filter(|byte| **byte == b'\n')
-                    .count()
-                    + 1;
+                let line = self.text.get(..span.start).unwrap_or_default().matches('\n').count() + 1;
                 format!("{}:{line}", self.file)
             }
             None => self.file.to_owned(),

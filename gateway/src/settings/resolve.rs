@@ -9,7 +9,7 @@ use super::{BackendKind, BackendSettings, Listen, Permission, Problem, Settings,
 use crate::telemetry;
 
 /// Longest leeway: beyond it an expired token would live on.
-const MAX_LEEWAY: Duration = Duration::from_secs(300);
+const MAX_LEEWAY: Duration = Duration::from_mins(5);
 
 impl Settings {
     pub(super) fn check(&self, document: &Document<'_>, problems: &mut Vec<Problem>) {

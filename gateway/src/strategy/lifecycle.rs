@@ -2,7 +2,7 @@
 //! the stage that it did not reach and why.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -257,7 +257,8 @@ fn sha256(bytes: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, bytes);
     let mut text = "sha256:".to_owned();
     for byte in digest.as_ref() {
-        text.push_str(&format!("{byte:02x}"));
+        // A String takes whatever is written to it.
+        _ = write!(text, "{byte:02x}");
     }
     text
 }

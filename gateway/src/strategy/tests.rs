@@ -1,0 +1,81 @@
+//! What is refused before it ever runs, and what the host remembers. Hostile components that do run are the
+//! whole-system tests' own.
+
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use super::component::Prepared;
+use super::*;
+
+const LIMIT: u64 = 1 << 20;
+
+fn refused(bytes: &[u8]) -> RefusedComponent {
+    let engine = Engine::new().unwrap();
+    match Prepared::compile(&engine, bytes, LIMIT) {
+        Ok(_) => panic!("it must not pass"),
+        Err(refused) => refused,
+    }
+}
+
+#[test]
+fn a_function_import_is_refused_by_its_name() {
+    for (text, name) in [
+        (r#"(component (import "now" (func (result u64))))"#, "now"),
+        (
+            r#"(component (import "wasi:clocks/wall-clock@0.2.0" (instance (export "now" (func (result u64))))))"#,
+            "wasi:clocks/wall-clock@0.2.0#now",
+        ),
+        (
+            r#"(component (import "a:b/c" (instance (export "r" (type (sub resource))))))"#,
+            "a:b/c#r",
+        ),
+        (r#"(component (import "m" (core module)))"#, "m"),
+    ] {
+        match refused(&wat::parse_str(text).unwrap()) {
+            RefusedComponent::Import(import) => assert_eq!(import, name),
+            other => panic!("{text}: {other}"),
+        }
+    }
+    // Types alone are no import of anything.
+    let types =
+        r#"(component (import "a:b/types" (instance (type (record (field "x" u8))) (export "r" (type (eq 0))))))"#;
+    assert!(matches!(
+        refused(&wat::parse_str(types).unwrap()),
+        RefusedComponent::World(_)
+    ));
+}
+
+#[test]
+fn what_is_no_component_is_refused() {
+    assert_eq!(refused(b""), RefusedComponent::NotWasm);
+    assert_eq!(
+        refused(b"(component)"),
+        RefusedComponent::NotWasm,
+        "the text format is not read"
+    );
+    assert_eq!(
+        refused(&wat::parse_str("(module)").unwrap()),
+        RefusedComponent::CoreModule
+    );
+    assert!(matches!(
+        refused(&wat::parse_str("(component)").unwrap()),
+        RefusedComponent::World(_)
+    ));
+    let whole = wat::parse_str("(component (core module (func (export \"f\"))))").unwrap();
+    for length in 8..whole.len() {
+        // Cut anywhere it is refused, and nothing panics.
+        _ = refused(&whole[..length]);
+    }
+    let size = RefusedComponent::Size {
+        size: 2 << 20,
+        limit: LIMIT,
+    };
+    assert_eq!(refused(&vec![0; 2 << 20]), size);
+}
+
+#[test]
+fn native_code_is_refused() {
+    let engine = Engine::new().unwrap();
+    let component = wat::parse_str("(component)").unwrap();
+    let native = engine.wasmtime().precompile_component(&component).unwrap();
+    assert_eq!(refused(&native), RefusedComponent::Precompiled);
+}
