@@ -4,7 +4,6 @@
 mod claims;
 pub mod development;
 mod jwks;
-mod layer;
 mod remembered;
 mod token;
 
@@ -12,6 +11,7 @@ use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use serde_json::Value;
 
 use crate::clock::Clock;
@@ -20,8 +20,10 @@ use crate::settings::{IdentitySettings, Permission};
 
 pub use claims::ClaimError;
 pub use jwks::{KeySets, KeysError};
-pub use layer::Authenticate;
 pub use token::Token;
+
+/// Picks one of the tenants that a token names.
+const PICK: &str = "x-tagway-tenant";
 
 /// Why a caller is not let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -185,6 +187,19 @@ impl Identity {
             remembered: remembered::Remembered::new(settings.token_memory.0),
             clock,
         }
+    }
+
+    /// Whom a request with this metadata is for: the bearer of its one token, and the tenant that `x-tagway-tenant` picks
+    /// of those that the token names.
+    pub async fn verify(&self, headers: &HeaderMap) -> Result<VerifiedTenant, IdentityError> {
+        let token = Token::of(headers)?;
+        let caller = self.caller(&token).await?;
+        let mut picks = headers.get_all(PICK).iter();
+        let picked = picks.next().map(|value| value.to_str().unwrap_or_default());
+        if picks.next().is_some() {
+            return Err(IdentityError::TenantTwice);
+        }
+        self.tenant(caller, picked)
     }
 
     /// Who the bearer is. A token that verified before is remembered by its whole text, until it expires or the key

@@ -1,11 +1,13 @@
 //! What listens: the gRPC services under their layers, and the operators' HTTP.
 
+mod around;
+mod authenticate;
 mod config_service;
 mod deadline;
 mod in_flight;
 mod ops;
 mod shape;
-pub(crate) mod status;
+mod status;
 
 use std::io;
 use std::sync::Arc;
@@ -23,12 +25,14 @@ use tower::ServiceBuilder;
 
 use crate::clock::jittered;
 use crate::config::Configs;
-use crate::identity::{Authenticate, Identity};
+use crate::identity::Identity;
 use crate::settings::{LimitSettings, ServerSettings};
+use around::AroundLayer;
+use authenticate::Authenticate;
 use config_service::ConfigServiceImpl;
-use deadline::DeadlineLayer;
+use deadline::Deadline;
 use in_flight::InFlight;
-use shape::ShapeLayer;
+use shape::Shape;
 
 pub use ops::{Readiness, serve_ops};
 
@@ -55,13 +59,15 @@ pub async fn serve_grpc(
     // From the socket inwards. Each layer stands where it is for a reason.
     let service = ServiceBuilder::new()
         // First of all, so that a request too many costs next to nothing.
-        .layer(in_flight.layer())
+        .layer(AroundLayer(in_flight.clone()))
         // Around everything that can wait, the issuer's keys included.
-        .layer(DeadlineLayer::new(limits.request_timeout))
+        .layer(AroundLayer(Deadline {
+            at_most: limits.request_timeout,
+        }))
         // The first wall. Behind it there is a verified tenant, before it nothing that knows of any.
-        .layer(Authenticate::new(identity, status::refuse))
+        .layer(AroundLayer(Authenticate(identity)))
         // Around nothing but tonic's own service, whose errors it mends.
-        .layer(ShapeLayer)
+        .layer(AroundLayer(Shape))
         .named_layer(service);
     for name in HEALTH_NAMES {
         health.set_service_status(name, ServingStatus::Serving).await;

@@ -7,17 +7,12 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::settings::{LogFormat, TelemetrySettings};
 
-/// Which lines are wanted.
+/// Sends this process's logs where the settings say, from here on. Once a process.
 ///
 /// # Errors
 /// When `telemetry.log` is no filter. Settings with such a one do not resolve.
-pub fn filter(settings: &TelemetrySettings) -> Result<EnvFilter, ParseError> {
-    EnvFilter::try_new(&settings.log)
-}
-
-/// Sends this process's logs where the settings say, from here on. Once a process.
 pub fn init(settings: &TelemetrySettings) -> Result<(), ParseError> {
-    let filter = filter(settings)?;
+    let filter = EnvFilter::try_new(&settings.log)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,70 +1,31 @@
 //! Ends a request at its caller's deadline (`grpc-timeout`), or at the operator's bound where that is nearer or the
 //! caller has none. tonic's own timeout says CANCELLED; a deadline has a code of its own.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
 use tokio::time::timeout;
-use tower::{Layer, Service};
+use tonic::body::Body;
 
+use super::around::{Around, Next};
 use super::status;
 
 /// tonic keeps the caller's deadline too, and says CANCELLED. This one comes first by so much.
 const AHEAD: Duration = Duration::from_millis(5);
 
+/// The operator's bound.
 #[derive(Clone)]
-pub(super) struct DeadlineLayer {
-    at_most: Duration,
+pub(super) struct Deadline {
+    pub(super) at_most: Duration,
 }
 
-impl DeadlineLayer {
-    pub(super) fn new(at_most: Duration) -> Self {
-        Self { at_most }
-    }
-}
-
-impl<S> Layer<S> for DeadlineLayer {
-    type Service = Deadline<S>;
-
-    fn layer(&self, inner: S) -> Deadline<S> {
-        Deadline {
-            inner,
-            at_most: self.at_most,
-        }
-    }
-}
-
-#[derive(Clone)]
-pub(super) struct Deadline<S> {
-    inner: S,
-    at_most: Duration,
-}
-
-impl<S, B> Service<Request<B>> for Deadline<S>
-where
-    S: Service<Request<B>, Response = Response<tonic::body::Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+impl Around for Deadline {
+    async fn around(&self, request: Request<Body>, next: impl Next) -> Response<Body> {
         let asked = grpc_timeout(request.headers()).map(|asked| asked.saturating_sub(AHEAD).max(asked / 2));
         let left = asked.map_or(self.at_most, |asked| asked.min(self.at_most));
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            timeout(left, answer)
-                .await
-                .unwrap_or_else(|_| Ok(status::deadline_exceeded().into_http()))
-        })
+        timeout(left, next.run(request))
+            .await
+            .unwrap_or_else(|_| status::deadline_exceeded().into_http())
     }
 }
 

@@ -1,52 +1,24 @@
 //! Gives the errors that tonic makes itself (a message too long, bytes that are no message) the shape that all others
 //! have.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use http::{Request, Response};
+use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 
+use super::around::{Around, Next};
 use super::status;
 
 #[derive(Clone)]
-pub(super) struct ShapeLayer;
+pub(super) struct Shape;
 
-impl<S> Layer<S> for ShapeLayer {
-    type Service = Shape<S>;
-
-    fn layer(&self, inner: S) -> Shape<S> {
-        Shape(inner)
-    }
-}
-
-#[derive(Clone)]
-pub(super) struct Shape<S>(S);
-
-impl<S, B> Service<Request<B>> for Shape<S>
-where
-    S: Service<Request<B>, Response = Response<tonic::body::Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let answer = self.0.call(request);
-        Box::pin(async move {
-            let answer = answer.await?;
-            // An error without a body has its status in the headers; ours has details there, tonic's has none.
-            Ok(match Status::from_header_map(answer.headers()) {
-                Some(error) if error.code() != Code::Ok && error.details().is_empty() => shaped(&error).into_http(),
-                _ => answer,
-            })
-        })
+impl Around for Shape {
+    async fn around(&self, request: Request<Body>, next: impl Next) -> Response<Body> {
+        let answer = next.run(request).await;
+        // An error without a body has its status in the headers; ours has details there, tonic's has none.
+        match Status::from_header_map(answer.headers()) {
+            Some(error) if error.code() != Code::Ok && error.details().is_empty() => shaped(&error).into_http(),
+            _ => answer,
+        }
     }
 }
 

@@ -45,12 +45,7 @@ fn with(code: Code, reason: &str, message: impl Into<String>, mut details: Error
     Status::with_error_details(code, message, details)
 }
 
-/// The answer to who is not let in.
-pub(crate) fn refuse(error: &IdentityError) -> http::Response<tonic::body::Body> {
-    identity(error).into_http()
-}
-
-/// As a status.
+/// Why a caller is not let in.
 pub(crate) fn identity(error: &IdentityError) -> Status {
     let message = error.to_string();
     match error {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tracing_subscriber::EnvFilter;
+
 use super::document::Document;
 use super::{BackendKind, BackendSettings, Listen, Permission, Problem, Settings, Source, StrategySettings};
-use crate::telemetry;
 
 /// Longest leeway: beyond it an expired token would live on.
 const MAX_LEEWAY: Duration = Duration::from_mins(5);
@@ -45,7 +46,7 @@ impl Settings {
             "at least 1MiB",
         );
         check.require(
-            telemetry::filter(&self.telemetry).is_ok(),
+            EnvFilter::try_new(&self.telemetry.log).is_ok(),
             "telemetry.log",
             "a level such as \"info\", or a filter such as \"warn,tagway=debug\"",
         );
