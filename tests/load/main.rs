@@ -2,7 +2,7 @@
 //! after the other with the same client, the same token in the metadata and the same answer. It reports and judges
 //! nothing: a machine's speed changes with the hour, the ratio says more.
 //!
-//! `cargo build --release -p tagway && cargo run --release -p tagway-tests --bin load`
+//! `cargo build --release --locked --workspace && target/release/load`
 
 #![forbid(unsafe_code)]
 #![allow(

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{DecodingKey, Header};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::IdentityError;
@@ -23,6 +23,8 @@ const SET_BYTES: usize = 1 << 20;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two fetches for the sake of unknown keys, so that made-up tokens cannot drown the issuer.
 const ASKED_PAUSE: Duration = Duration::from_secs(30);
+/// Requests that may wait for a look at once.
+const WAITING: usize = 64;
 /// Until another try after a failure, unless the next refresh is due sooner.
 const RETRY: Duration = Duration::from_secs(15);
 /// RFC 7518, 3.3: a key of 2048 bits or larger must be used.
@@ -85,9 +87,11 @@ pub struct KeySets {
     grace: Duration,
     /// Somebody holds a token with an unknown key.
     asked: Notify,
-    /// When the refresher last came back, however it went.
-    came_back: watch::Sender<Option<Instant>>,
-    last_asked: std::sync::Mutex<Option<Instant>>,
+    /// When the last look that is over began, however it went.
+    looked: watch::Sender<Option<Instant>>,
+    last_asked: Mutex<Option<Instant>>,
+    /// Who waits for a look. Nobody has verified them yet, so they must not fill the gateway while an issuer is slow.
+    waiting: Semaphore,
 }
 
 enum KeySource {
@@ -122,8 +126,9 @@ impl KeySets {
             refresh: settings.jwks_refresh,
             grace: settings.jwks_grace,
             asked: Notify::new(),
-            came_back: watch::Sender::new(None),
-            last_asked: std::sync::Mutex::new(None),
+            looked: watch::Sender::new(None),
+            last_asked: Mutex::new(None),
+            waiting: Semaphore::new(WAITING),
         });
         match (sets.look().await, &sets.source) {
             (Err(error), KeySource::File(_)) => return Err(error),
@@ -170,25 +175,28 @@ impl KeySets {
 
     /// Has the refresher look now, and waits for it; unless it did so for somebody a moment ago.
     async fn look_for_unknown(&self) {
-        let mut came_back = self.came_back.subscribe();
-        {
+        let Ok(_place) = self.waiting.try_acquire() else {
+            return;
+        };
+        let mut looked = self.looked.subscribe();
+        let asked = {
             let now = Instant::now();
-            let mut last = self
-                .last_asked
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut last = self.last_asked.lock().unwrap_or_else(PoisonError::into_inner);
             match *last {
-                // Others asked for the same, and the answer is still on its way: wait with them.
-                Some(asked) if came_back.borrow().is_none_or(|back| back < asked) => {}
+                // Others ask for the same, and the answer is still on its way: wait with them.
+                Some(asked) if looked.borrow().is_none_or(|begun| begun < asked) => asked,
                 Some(asked) if now < asked + ASKED_PAUSE => return,
                 _ => {
                     *last = Some(now);
                     self.asked.notify_one();
+                    now
                 }
             }
-        }
-        // Bounded, for the refresher may be gone with the process.
-        _ = timeout(FETCH_TIMEOUT, came_back.changed()).await;
+        };
+        // A look that began before does not count: it may have missed what is new. Bounded, for the refresher may be gone
+        // with the process.
+        let begun_since = looked.wait_for(|begun| begun.is_some_and(|begun| begun >= asked));
+        _ = timeout(2 * FETCH_TIMEOUT, begun_since).await;
     }
 
     /// Keeps the set fresh. Runs until it is dropped.
@@ -206,6 +214,7 @@ impl KeySets {
                 () = sleep_until(due) => {}
                 () = self.asked.notified() => {}
             }
+            let begun = Instant::now();
             let looked = self.look().await;
             let now = Instant::now();
             match looked {
@@ -225,7 +234,7 @@ impl KeySets {
                     }
                 }
             }
-            self.came_back.send_replace(Some(now));
+            self.looked.send_replace(Some(begun));
         }
     }
 
