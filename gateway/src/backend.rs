@@ -7,10 +7,11 @@ pub mod embedded;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::identity::VerifiedTenant;
 use crate::key::{Etag, Name};
@@ -32,6 +33,20 @@ pub struct Capabilities {
     pub history: bool,
     /// Keeps secrets encrypted.
     pub secret: bool,
+}
+
+impl Capabilities {
+    /// What it can do, in the API's words.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let named = [
+            (self.if_match, "if_match"),
+            (self.if_absent, "if_absent"),
+            (self.request_id, "request_id"),
+            (self.history, "history"),
+            (self.secret, "secret"),
+        ];
+        named.into_iter().filter(|(can, _)| *can).map(|(_, name)| name)
+    }
 }
 
 /// A configuration as a store holds it.
@@ -68,6 +83,36 @@ pub enum Precondition {
     Match(Etag),
     /// Nothing stands.
     Absent,
+}
+
+/// A request that is done once, however often it is sent: for [`REMEMBERED`] a retry gets the first answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Once {
+    /// The caller's name for it, unique within its tenant.
+    pub id: Uuid,
+    /// Of everything that it asks for, so that another request under the same name is noticed.
+    pub digest: [u8; 32],
+}
+
+/// How long a request is remembered by its id.
+pub const REMEMBERED: Duration = Duration::from_mins(10);
+
+/// When a write or a delete happens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Conditions {
+    /// What has to hold.
+    pub precondition: Precondition,
+    /// Only if it did not happen already.
+    pub once: Option<Once>,
+}
+
+/// Earlier states of a key, the newest first, what stands included and deletions not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HistoryPage {
+    /// The states.
+    pub entries: Vec<Entry>,
+    /// What [`Backend::history`] takes to go on. None: that was all.
+    pub next: Option<String>,
 }
 
 /// A part of a range, by name, ascending.
@@ -119,6 +164,9 @@ pub enum WriteError {
     /// The precondition does not hold.
     #[error("the precondition does not hold")]
     PreconditionFailed,
+    /// The id of this request was another request's.
+    #[error("another request had this id")]
+    RequestReused,
 }
 
 /// A store.
@@ -138,6 +186,17 @@ pub trait Backend: Send + Sync {
         version: u64,
     ) -> Result<Option<Entry>, BackendError>;
 
+    /// Earlier states of `name`, as far back as they are kept. `after` is where the page before ended, or empty; of a
+    /// page at most `entries`, at least 1, and no further one once values of so many `bytes` are together.
+    async fn history(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        after: &str,
+        entries: usize,
+        bytes: usize,
+    ) -> Result<HistoryPage, BackendError>;
+
     /// A part of a range. Names that stand throughout a walk from page to page are seen once, whatever comes and goes.
     async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError>;
 
@@ -147,7 +206,7 @@ pub trait Backend: Send + Sync {
         tenant: &VerifiedTenant,
         name: &PhysicalName,
         entry: NewEntry,
-        precondition: Precondition,
+        conditions: Conditions,
     ) -> Result<Entry, WriteError>;
 
     /// Deletes. True if something stood there. When it returns, the delete is durable.
@@ -155,7 +214,7 @@ pub trait Backend: Send + Sync {
         &self,
         tenant: &VerifiedTenant,
         name: &PhysicalName,
-        precondition: Precondition,
+        conditions: Conditions,
     ) -> Result<bool, WriteError>;
 }
 

@@ -3,10 +3,13 @@
 mod check;
 mod client;
 mod delete;
+mod explain;
 mod failure;
 mod get;
+mod history;
 mod list;
 mod put;
+mod rollback;
 mod serve;
 mod token;
 
@@ -44,6 +47,12 @@ enum Command {
     Delete(delete::Delete),
     /// List keys
     List(list::List),
+    /// List a key's earlier versions
+    History(history::History),
+    /// Write an earlier version's value again
+    Rollback(rollback::Rollback),
+    /// Tell which strategy and which store answer for a key
+    Explain(explain::Explain),
 }
 
 /// The environment's variables. One of ours that is no text is an error; others do not matter.
@@ -71,6 +80,9 @@ pub(crate) fn run() -> ExitCode {
         Command::Put(command) => client::block_on(command.run()),
         Command::Delete(command) => client::block_on(command.run()),
         Command::List(command) => client::block_on(command.run()),
+        Command::History(command) => client::block_on(command.run()),
+        Command::Rollback(command) => client::block_on(command.run()),
+        Command::Explain(command) => client::block_on(command.run()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,17 +1,26 @@
 //! What a verified request does: split the key, ask its strategy, ask the store. The services translate to and from
 //! this; nothing in here knows of gRPC.
 
+mod batch;
+mod explain;
+mod history;
 mod list;
 mod page_token;
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, BackendError, Catalog, Entry, NewEntry, Precondition, WriteError};
+use aws_lc_rs::digest;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::backend::{Backend, BackendError, Catalog, Conditions, Entry, NewEntry, Once, Precondition, WriteError};
 use crate::identity::{Reader, VerifiedTenant, Writer};
 use crate::key::{ConfigKey, KeyError};
 use crate::placement::Place;
 use crate::strategy::{Context, DecideError, Operation, Registry, Snapshot};
 
+pub use explain::{Explained, Step};
+pub use history::{History, HistoryRequest};
 pub use list::{ListRequest, Listed};
 pub use page_token::PageTokens;
 
@@ -38,8 +47,8 @@ pub struct Config {
 pub struct WriteOptions {
     /// What has to hold.
     pub precondition: Precondition,
-    /// A retry of this request does nothing twice.
-    pub request_id: bool,
+    /// The caller's name for this request: a retry with it does nothing twice.
+    pub request_id: Option<Uuid>,
     /// The value is to be kept encrypted.
     pub secret: bool,
     /// For the strategy.
@@ -98,11 +107,17 @@ pub enum ConfigError {
         /// What it may have.
         limit: u32,
     },
+    /// The id of this request was another request's.
+    #[error("another request had this id within the last ten minutes")]
+    RequestReused,
+    /// The answer has no room left for it.
+    #[error("the values before it fill the answer: ask for it again")]
+    ResponseFull,
     /// Not a page token of this request, or of no request any more.
     #[error("not a token that this request was given within the last hour")]
     PageToken,
     /// This machine's cryptography does not work.
-    #[error("no page token could be made")]
+    #[error("no token or digest could be made")]
     Seal,
     /// The store failed.
     #[error(transparent)]
@@ -142,9 +157,7 @@ impl Configs {
         let entry = if version == 0 {
             backend.read(reader, &home.name).await?
         } else {
-            if !backend.capabilities().history {
-                return Err(ConfigError::CapabilityMissing(Capability::History));
-            }
+            check_history(backend)?;
             backend.read_version(reader, &home.name, version).await?
         };
         Ok(Config {
@@ -172,7 +185,36 @@ impl Configs {
                 limit,
             });
         }
-        let written = backend.write(writer, &home.name, entry, options.precondition).await;
+        let asked = ("put", &*entry.value, &entry.content_type);
+        let conditions = options.conditions(&key, &asked)?;
+        let written = backend.write(writer, &home.name, entry, conditions).await;
+        Ok(Config {
+            key: key.to_string(),
+            entry: written.map_err(|error| write_error(error, options.precondition))?,
+            backend: home.backend,
+        })
+    }
+
+    /// Writes what stood at `key` in an earlier version again, as a new one. Returns what stands then, without its value.
+    pub async fn rollback(
+        &self,
+        writer: &Writer,
+        key: &str,
+        version: u64,
+        options: &WriteOptions,
+    ) -> Result<Config, ConfigError> {
+        let (key, home) = self.home(writer, key, Operation::Write, &options.context).await?;
+        let backend = self.backend(&home.backend)?;
+        check_capabilities(backend, options)?;
+        check_history(backend)?;
+        let earlier = backend.read_version(writer, &home.name, version).await?;
+        let earlier = earlier.ok_or(ConfigError::NotFound)?;
+        let entry = NewEntry {
+            value: earlier.value,
+            content_type: earlier.content_type,
+        };
+        let conditions = options.conditions(&key, &("rollback", version))?;
+        let written = backend.write(writer, &home.name, entry, conditions).await;
         Ok(Config {
             key: key.to_string(),
             entry: written.map_err(|error| write_error(error, options.precondition))?,
@@ -182,10 +224,11 @@ impl Configs {
 
     /// Deletes. True if something stood there.
     pub async fn delete(&self, writer: &Writer, key: &str, options: &WriteOptions) -> Result<bool, ConfigError> {
-        let (_, home) = self.home(writer, key, Operation::Delete, &options.context).await?;
+        let (key, home) = self.home(writer, key, Operation::Delete, &options.context).await?;
         let backend = self.backend(&home.backend)?;
         check_capabilities(backend, options)?;
-        let deleted = backend.delete(writer, &home.name, options.precondition).await;
+        let conditions = options.conditions(&key, &"delete")?;
+        let deleted = backend.delete(writer, &home.name, conditions).await;
         deleted.map_err(|error| write_error(error, options.precondition))
     }
 
@@ -235,7 +278,7 @@ fn check_capabilities(backend: &Arc<dyn Backend>, options: &WriteOptions) -> Res
             can.if_absent,
             Capability::IfAbsent,
         ),
-        (options.request_id, can.request_id, Capability::RequestId),
+        (options.request_id.is_some(), can.request_id, Capability::RequestId),
         (options.secret, can.secret, Capability::Secret),
     ];
     match asked.into_iter().find(|(asked, can, _)| *asked && !can) {
@@ -244,9 +287,36 @@ fn check_capabilities(backend: &Arc<dyn Backend>, options: &WriteOptions) -> Res
     }
 }
 
+fn check_history(backend: &Arc<dyn Backend>) -> Result<(), ConfigError> {
+    if backend.capabilities().history {
+        Ok(())
+    } else {
+        Err(ConfigError::CapabilityMissing(Capability::History))
+    }
+}
+
+impl WriteOptions {
+    /// For the store. `asked` is what the request asks for besides key and options.
+    fn conditions(&self, key: &ConfigKey, asked: &impl Serialize) -> Result<Conditions, ConfigError> {
+        let digest = |id| {
+            let precondition = format!("{:?}", self.precondition);
+            let whole = (asked, key.to_string(), precondition, self.secret, &self.context);
+            let whole = postcard::to_stdvec(&whole).map_err(|_| ConfigError::Seal)?;
+            let mut digest = [0; 32];
+            digest.copy_from_slice(digest::digest(&digest::SHA256, &whole).as_ref());
+            Ok::<_, ConfigError>(Once { id, digest })
+        };
+        Ok(Conditions {
+            precondition: self.precondition,
+            once: self.request_id.map(digest).transpose()?,
+        })
+    }
+}
+
 fn write_error(error: WriteError, precondition: Precondition) -> ConfigError {
     match (error, precondition) {
         (WriteError::Backend(error), _) => error.into(),
+        (WriteError::RequestReused, _) => ConfigError::RequestReused,
         (WriteError::PreconditionFailed, Precondition::Absent) => ConfigError::AlreadyExists,
         (WriteError::PreconditionFailed, _) => ConfigError::Changed,
     }

@@ -92,6 +92,8 @@ pub struct PlaceRange {
 pub struct Placed {
     /// Where reads, writes and deletes go.
     pub home: Place,
+    /// The strategy's own words, without what a terminal would obey.
+    pub reason: Option<String>,
 }
 
 impl Grants {
@@ -118,6 +120,10 @@ impl Grants {
                 backend: home.backend,
                 name: home.range.name(key.name()),
             },
+            reason: decision
+                .reason
+                .as_ref()
+                .map(|reason| reason.chars().filter(|c| !c.is_control()).collect()),
         })
     }
 

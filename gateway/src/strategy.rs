@@ -56,6 +56,11 @@ impl Context {
         Ok(Self(dimensions))
     }
 
+    /// The names of its dimensions, ascending.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }

@@ -496,7 +496,9 @@ fn help_shows_an_example_of_every_command() {
     let folder = TempDir::new().unwrap();
     let (code, out, _) = run(folder.path(), &["--help"]);
     assert!(code == 0 && out.contains("Exit codes: "));
-    for command in ["serve", "check", "token", "get", "put", "delete", "list"] {
+    for command in [
+        "serve", "check", "token", "get", "put", "delete", "list", "history", "rollback", "explain",
+    ] {
         let (code, out, _) = run(folder.path(), &[command, "--help"]);
         assert!(
             code == 0 && out.contains("Example") && out.contains(&format!("tagway {command} ")),

@@ -148,6 +148,18 @@ impl Gateway {
         self.log.lock().expect("no panic under the lock").join("\n")
     }
 
+    /// Memory that the process holds.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("Linux tells it");
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes << 10
+    }
+
     /// Sends a signal, by its name.
     pub fn signal(&self, name: &str) {
         let pid = self.process.id().to_string();

@@ -8,10 +8,13 @@
     reason = "a test says what went wrong by failing"
 )]
 
+mod containment;
 mod grammar;
+mod history;
 mod identity;
 mod isolation;
 mod model;
 mod process;
+mod reads;
 mod strategies;
 mod writes;

@@ -188,12 +188,6 @@ async fn what_the_backend_cannot_do_is_refused() {
         ..put(KEY, "x")
     };
     assert_eq!(why(client.put_with(secret).await), missing);
-    let request_id = "123e4567-e89b-12d3-a456-426614174000".to_owned();
-    let once = v1::DeleteConfigRequest {
-        request_id,
-        ..delete(KEY)
-    };
-    assert_eq!(why(client.delete_with(once).await), missing);
     assert_eq!(why(client.get(KEY).await).0, Code::NotFound);
 
     // The shared scope: nothing is shared here, and who may not share learns only that.

@@ -4,6 +4,7 @@
 //! transaction and one sync together, so that many writers cost little more than one.
 
 mod record;
+mod requests;
 mod writer;
 
 use std::fs::{DirBuilder, OpenOptions};
@@ -16,7 +17,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use redb::{Database, ReadableDatabase, TableDefinition};
 
-use super::{Backend, BackendError, Capabilities, Entry, NewEntry, Page, PageRequest, Precondition, WriteError};
+use super::{
+    Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest, WriteError,
+};
 use crate::clock::Clock;
 use crate::identity::VerifiedTenant;
 use crate::key::{Name, TenantId};
@@ -30,6 +33,10 @@ const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
 const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("history");
 /// 1, 2, 3 ... -> (physical name, etag) of each change, in the order in which they became durable.
 const CHANGES: TableDefinition<'_, u64, (&str, &str)> = TableDefinition::new("changes");
+/// `<tenant>/<request id>` -> what that request asked for, and what became of it.
+const REQUESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("requests");
+/// (when, `<tenant>/<request id>`): the same, by age.
+const REQUEST_AGES: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("request_ages");
 /// What the file is.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// The shape of all of the above, under this key in `META`.
@@ -46,7 +53,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     max_value_bytes: MAX_VALUE_BYTES,
     if_match: true,
     if_absent: true,
-    request_id: false,
+    request_id: true,
     history: true,
     secret: false,
 };
@@ -108,17 +115,6 @@ impl Embedded {
         let writer = Writer::start(Arc::clone(&database), history, clock)?;
         Ok(Self { database, writer })
     }
-
-    fn read_values<T>(
-        &self,
-        f: impl FnOnce(&redb::ReadOnlyTable<&'static str, &'static [u8]>) -> Result<T, redb::Error>,
-    ) -> Result<T, BackendError> {
-        let read = || -> Result<T, redb::Error> {
-            let table = self.database.begin_read()?.open_table(VALUES)?;
-            f(&table)
-        };
-        read().map_err(|error| away(&error))
-    }
 }
 
 fn check_format(database: &Database) -> Result<(), OpenError> {
@@ -136,6 +132,8 @@ fn check_format(database: &Database) -> Result<(), OpenError> {
         transaction.open_table(VALUES)?;
         transaction.open_table(HISTORY)?;
         transaction.open_table(CHANGES)?;
+        transaction.open_table(REQUESTS)?;
+        transaction.open_table(REQUEST_AGES)?;
         Ok(transaction.commit()?)
     };
     match read()? {
@@ -163,12 +161,28 @@ fn own(tenant: &VerifiedTenant, named: &TenantId) -> Result<(), BackendError> {
     }
 }
 
-fn away(error: &redb::Error) -> BackendError {
+fn away(error: redb::Error) -> BackendError {
     match error {
-        redb::Error::Corrupted(what) => BackendError::Damaged(what.clone()),
+        redb::Error::Corrupted(what) => BackendError::Damaged(what),
         other => BackendError::Away(other.to_string()),
     }
 }
+
+macro_rules! is_away {
+    ($($error:ty),*) => {$(
+        impl From<$error> for BackendError {
+            fn from(error: $error) -> Self {
+                away(error.into())
+            }
+        }
+    )*};
+}
+is_away!(
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError
+);
 
 #[async_trait]
 impl Backend for Embedded {
@@ -176,15 +190,15 @@ impl Backend for Embedded {
         &CAPABILITIES
     }
 
-    // Reads of one record are done where they are asked for: pages come out of redb's or the kernel's memory in
+    // Reads of a record or two are done where they are asked for: pages come out of redb's or the kernel's memory in
     // microseconds, which handing them to another thread would double.
     async fn read(&self, tenant: &VerifiedTenant, name: &PhysicalName) -> Result<Option<Entry>, BackendError> {
         let path = path(tenant, name)?;
-        let found = self.read_values(|values| {
-            let found = values.get(path.as_str())?;
-            Ok(found.map(|found| Record::read(found.value()).map(|record| record.entry(false))))
-        })?;
-        found.transpose()
+        let values = self.database.begin_read()?.open_table(VALUES)?;
+        let Some(found) = values.get(path.as_str())? else {
+            return Ok(None);
+        };
+        Ok(Some(Record::read(found.value())?.entry(false)))
     }
 
     async fn read_version(
@@ -194,29 +208,63 @@ impl Backend for Embedded {
         version: u64,
     ) -> Result<Option<Entry>, BackendError> {
         let path = path(tenant, name)?;
-        let read = || -> Result<Result<Option<Entry>, BackendError>, redb::Error> {
-            let history = self.database.begin_read()?.open_table(HISTORY)?;
-            let mut last = u64::MAX;
-            // Life by life, the newest first. Within one, places and versions count together, so the place is known.
-            while let Some(newest) = history.range((path.as_str(), 0)..=(path.as_str(), last))?.next_back() {
-                let (_, bytes) = newest?;
-                let newest = match Record::read(bytes.value()) {
-                    Ok(newest) => newest,
-                    Err(error) => return Ok(Err(error)),
-                };
-                if let Some(behind) = newest.version.checked_sub(version)
-                    && let Some(found) = history.get((path.as_str(), newest.place.saturating_sub(behind)))?
-                {
-                    match Record::read(found.value()) {
-                        Ok(found) if found.deleted => {}
-                        found => return Ok(found.map(|found| Some(found.entry(false)))),
-                    }
+        let history = self.database.begin_read()?.open_table(HISTORY)?;
+        let mut last = u64::MAX;
+        // Life by life, the newest first. Within one, places and versions count together, so the place is known.
+        while let Some(newest) = history.range((path.as_str(), 0)..=(path.as_str(), last))?.next_back() {
+            let (_, bytes) = newest?;
+            let newest = Record::read(bytes.value())?;
+            if let Some(behind) = newest.version.checked_sub(version)
+                && let Some(found) = history.get((path.as_str(), newest.place.saturating_sub(behind)))?
+            {
+                let found = Record::read(found.value())?;
+                if !found.deleted {
+                    return Ok(Some(found.entry(false)));
                 }
-                last = newest.place.saturating_sub(newest.version);
             }
-            Ok(Ok(None))
+            last = newest.place.saturating_sub(newest.version);
+        }
+        Ok(None)
+    }
+
+    async fn history(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        after: &str,
+        entries: usize,
+        bytes: usize,
+    ) -> Result<HistoryPage, BackendError> {
+        let path = path(tenant, name)?;
+        let before = match after {
+            "" => u64::MAX,
+            place => place
+                .parse()
+                .map_err(|_| BackendError::Damaged("a position in a history that is none".to_owned()))?,
         };
-        read().map_err(|error| away(&error))?
+        let database = Arc::clone(&self.database);
+        off_the_runtime(move || {
+            let history = database.begin_read()?.open_table(HISTORY)?;
+            let mut page = HistoryPage::default();
+            let mut together = 0;
+            let mut last = None;
+            for item in history.range((path.as_str(), 0)..(path.as_str(), before))?.rev() {
+                let (place, bytes_of) = item?;
+                let record = Record::read(bytes_of.value())?;
+                if record.deleted {
+                    continue;
+                }
+                if page.entries.len() == entries || (together > 0 && together + record.value.len() > bytes) {
+                    page.next = last.map(|place: u64| place.to_string());
+                    break;
+                }
+                together += record.value.len();
+                last = Some(place.value().1);
+                page.entries.push(record.entry(false));
+            }
+            Ok(page)
+        })
+        .await
     }
 
     async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError> {
@@ -225,7 +273,7 @@ impl Backend for Embedded {
         let after = format!("{folder}{}", request.after);
         let (entries, bytes, keys_only) = (request.entries, request.bytes, request.keys_only);
         let database = Arc::clone(&self.database);
-        let read = move || -> Result<Result<Page, BackendError>, redb::Error> {
+        off_the_runtime(move || {
             let values = database.begin_read()?.open_table(VALUES)?;
             let mut page = Page::default();
             let mut together = 0;
@@ -242,24 +290,16 @@ impl Backend for Embedded {
                     page.more = true;
                     break;
                 }
-                let entry = match Record::read(record.value()) {
-                    Ok(record) => record.entry(keys_only),
-                    Err(error) => return Ok(Err(error)),
-                };
-                let Ok(name) = path[folder.len()..].parse::<Name>() else {
-                    return Ok(Err(BackendError::Damaged("a name that is none".to_owned())));
-                };
+                let name = path[folder.len()..].parse::<Name>();
+                let name = name.map_err(|_| BackendError::Damaged("a name that is none".to_owned()))?;
                 // What was read, whether or not it is passed on.
                 together += record.value().len();
-                page.entries.push((name, entry));
+                page.entries
+                    .push((name, Record::read(record.value())?.entry(keys_only)));
             }
-            Ok(Ok(page))
-        };
-        // Many records: off the runtime's threads.
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| BackendError::Away(error.to_string()))?
-            .map_err(|error| away(&error))?
+            Ok(page)
+        })
+        .await
     }
 
     async fn write(
@@ -267,13 +307,10 @@ impl Backend for Embedded {
         tenant: &VerifiedTenant,
         name: &PhysicalName,
         entry: NewEntry,
-        precondition: Precondition,
+        conditions: Conditions,
     ) -> Result<Entry, WriteError> {
         let path = path(tenant, name)?;
-        let written = self
-            .writer
-            .apply(tenant, path, Change::Put(entry), precondition)
-            .await?;
+        let written = self.writer.apply(tenant, path, Change::Put(entry), conditions).await?;
         // A put always leaves something standing.
         written.ok_or_else(|| BackendError::Damaged("a write left nothing behind".to_owned()).into())
     }
@@ -282,15 +319,21 @@ impl Backend for Embedded {
         &self,
         tenant: &VerifiedTenant,
         name: &PhysicalName,
-        precondition: Precondition,
+        conditions: Conditions,
     ) -> Result<bool, WriteError> {
         let path = path(tenant, name)?;
-        Ok(self
-            .writer
-            .apply(tenant, path, Change::Delete, precondition)
-            .await?
-            .is_some())
+        let deleted = self.writer.apply(tenant, path, Change::Delete, conditions).await?;
+        Ok(deleted.is_some())
     }
+}
+
+/// For what reads many records: on a thread that may block.
+async fn off_the_runtime<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, BackendError> + Send + 'static,
+) -> Result<T, BackendError> {
+    tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|error| BackendError::Away(error.to_string()))?
 }
 
 #[cfg(test)]

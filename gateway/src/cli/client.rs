@@ -97,6 +97,20 @@ impl Gateway {
         Ok(ConfigServiceClient::with_interceptor(channel, credentials))
     }
 
+    /// What a write has left standing.
+    pub(super) fn print_written(&self, config: &v1::Config) -> Result<(), Failure> {
+        if self.output() == Output::Json {
+            return print(object(config));
+        }
+        Ok(writeln!(
+            io::stdout(),
+            "{} is at version {}, etag {}",
+            config.key,
+            config.version,
+            config.etag
+        )?)
+    }
+
     pub(super) fn output(&self) -> Output {
         match self.output {
             Some(output) => output,
@@ -180,6 +194,20 @@ pub(super) fn object_with_value(config: &v1::Config) -> Map<String, Value> {
 /// An object as one line.
 pub(super) fn print(object: Map<String, Value>) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{}", Value::Object(object))?)
+}
+
+/// A configuration without its value, as a line for people.
+pub(super) fn print_line(config: &v1::Config) -> Result<(), Failure> {
+    let time = config.update_time.map(|time| time.to_string()).unwrap_or_default();
+    // To the second: the rest is noise to a person.
+    let time = time.get(..19).unwrap_or(&time);
+    Ok(writeln!(
+        io::stdout(),
+        "{:<48} v{:<5} {time} {}",
+        config.key,
+        config.version,
+        config.updated_by
+    )?)
 }
 
 /// Runs a command that waits for answers.

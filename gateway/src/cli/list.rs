@@ -1,7 +1,5 @@
 //! `tagway list`
 
-use std::io::{self, Write};
-
 use clap::Args;
 use tagway_proto::v1;
 
@@ -40,7 +38,7 @@ impl List {
             let page = gateway.list_configs(request.clone()).await?.into_inner();
             for config in &page.configs {
                 match (text, self.keys_only) {
-                    (true, _) => print_line(config)?,
+                    (true, _) => client::print_line(config)?,
                     (false, true) => client::print(client::object(config))?,
                     (false, false) => client::print(client::object_with_value(config))?,
                 }
@@ -51,17 +49,4 @@ impl List {
             request.page_token = page.next_page_token;
         }
     }
-}
-
-fn print_line(config: &v1::Config) -> Result<(), Failure> {
-    let time = config.update_time.map(|time| time.to_string()).unwrap_or_default();
-    // To the second: the rest is noise to a person.
-    let time = time.get(..19).unwrap_or(&time);
-    Ok(writeln!(
-        io::stdout(),
-        "{:<48} v{:<5} {time} {}",
-        config.key,
-        config.version,
-        config.updated_by
-    )?)
 }

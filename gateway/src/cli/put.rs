@@ -1,12 +1,12 @@
 //! `tagway put`
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use clap::Args;
 use tagway_proto::v1;
 
-use super::client::{self, Conditions, Gateway, Output};
+use super::client::{self, Conditions, Gateway};
 use super::failure::Failure;
 
 /// More than any gateway takes.
@@ -49,18 +49,9 @@ impl Put {
             secret: self.secret,
             scope: v1::Scope::Unspecified.into(),
         };
-        let answer = self.gateway.connect().await?.put_config(request).await?.into_inner();
-        let config = answer.config.unwrap_or_default();
-        if self.gateway.output() == Output::Json {
-            return client::print(client::object(&config));
-        }
-        Ok(writeln!(
-            io::stdout(),
-            "{} is at version {}, etag {}",
-            config.key,
-            config.version,
-            config.etag
-        )?)
+        let answer = self.gateway.connect().await?.put_config(request).await?;
+        self.gateway
+            .print_written(&answer.into_inner().config.unwrap_or_default())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::placement::{Place, PlaceRange};
 use crate::strategy::{Context, DecideError, Operation, Refusal, Snapshot};
 
 /// Of one page: well below the 4 MiB that gRPC clients take.
-const PAGE_BYTES: usize = 3 << 20;
+pub(super) const PAGE_BYTES: usize = 3 << 20;
 /// Of one entry besides its value and what its writer says: the longest key, an etag, a time, a backend's id.
 const PER_ENTRY_BYTES: usize = 512;
 /// A page ends after so many names, also where few of them live there: so that the next goes on behind them, and a list
@@ -49,7 +49,7 @@ pub struct Listed {
 impl Configs {
     /// A page of the keys that Get would find.
     pub async fn list(&self, reader: &Reader, request: ListRequest<'_>) -> Result<Listed, ConfigError> {
-        let bound = (request.prefix.as_str(), request.keys_only, request.context);
+        let bound = ("list", request.prefix.as_str(), request.keys_only, request.context);
         let after = if request.page_token.is_empty() {
             String::new()
         } else {
@@ -84,7 +84,7 @@ impl Configs {
                 }
                 continue;
             }
-            let size = PER_ENTRY_BYTES + entry.value.len() + entry.content_type.len() + entry.updated_by.len();
+            let size = size(&entry);
             let full = listed.configs.len() == request.page_size || together + size > PAGE_BYTES;
             if let (true, Some(last)) = (full, listed.configs.last()) {
                 listed.next_page_token = self.page_tokens.seal(reader, &bound, &last.key)?;
@@ -154,6 +154,11 @@ impl Configs {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What an entry takes of an answer, at most.
+pub(super) fn size(entry: &Entry) -> usize {
+    PER_ENTRY_BYTES + entry.value.len() + entry.content_type.len() + entry.updated_by.len()
 }
 
 /// One range in one store, read in batches.

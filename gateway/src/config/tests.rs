@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::app::load_strategies;
 use crate::backend::embedded::Embedded;
-use crate::backend::{Capabilities, Page, PageRequest};
+use crate::backend::{Capabilities, HistoryPage, Page, PageRequest};
 use crate::clock::Clock;
 use crate::placement::PhysicalName;
 use crate::settings::Settings;
@@ -49,6 +49,19 @@ impl Backend for Recording {
         self.store.read_version(tenant, name, version).await
     }
 
+    async fn history(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        after: &str,
+        entries: usize,
+        bytes: usize,
+    ) -> Result<HistoryPage, BackendError> {
+        assert_eq!(tenant.id(), name.tenant());
+        self.note("history");
+        self.store.history(tenant, name, after, entries, bytes).await
+    }
+
     async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError> {
         assert_eq!(tenant.id(), request.range.tenant());
         self.note(&format!("list {:?} after {:?}", request.prefix, request.after));
@@ -60,22 +73,22 @@ impl Backend for Recording {
         tenant: &VerifiedTenant,
         name: &PhysicalName,
         entry: NewEntry,
-        precondition: Precondition,
+        conditions: Conditions,
     ) -> Result<Entry, WriteError> {
         assert_eq!(tenant.id(), name.tenant());
         self.note("write");
-        self.store.write(tenant, name, entry, precondition).await
+        self.store.write(tenant, name, entry, conditions).await
     }
 
     async fn delete(
         &self,
         tenant: &VerifiedTenant,
         name: &PhysicalName,
-        precondition: Precondition,
+        conditions: Conditions,
     ) -> Result<bool, WriteError> {
         assert_eq!(tenant.id(), name.tenant());
         self.note("delete");
-        self.store.delete(tenant, name, precondition).await
+        self.store.delete(tenant, name, conditions).await
     }
 }
 

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use prost_types::Timestamp;
 use tagway_proto::v1;
+use tagway_proto::v1::batch_get_configs_response::result::Outcome;
 use tagway_proto::v1::config_service_server::ConfigService;
 use tonic::{Code, Extensions, Request, Response, Status, Streaming};
+use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::status::{self, invalid};
 use crate::backend::{NewEntry, Precondition};
-use crate::config::{Config, Configs, ListRequest, WriteOptions};
+use crate::config::{Config, ConfigError, Configs, HistoryRequest, ListRequest, Step, WriteOptions};
 use crate::identity::VerifiedTenant;
 use crate::key::KeyPrefix;
 use crate::settings::Permission;
@@ -22,6 +24,8 @@ use crate::strategy::Context;
 const CONTENT_TYPE: &str = "application/json";
 /// Longest content type, in bytes.
 const CONTENT_TYPE_BYTES: usize = 128;
+/// Most keys of a batch.
+const BATCH: usize = 100;
 /// Entries of a page, where the caller does not say, and at most.
 const PAGE_SIZE: usize = 100;
 const MAX_PAGE_SIZE: usize = 1000;
@@ -65,11 +69,7 @@ impl ConfigService for ConfigServiceImpl {
         let (tenant, request) = open(request)?;
         let reader = tenant.reader().map_err(|error| status::identity(&error))?;
         let prefix: KeyPrefix = request.prefix.parse().map_err(|problem| invalid("prefix", problem))?;
-        let page_size = match usize::try_from(request.page_size) {
-            Ok(0) => PAGE_SIZE,
-            Ok(size) => size.min(MAX_PAGE_SIZE),
-            Err(_) => return Err(invalid("page_size", "is negative; 0 means 100")),
-        };
+        let page_size = page_size(request.page_size)?;
         let context = context(request.context)?;
         let list = ListRequest {
             prefix: &prefix,
@@ -146,30 +146,123 @@ impl ConfigService for ConfigServiceImpl {
 
     async fn batch_get_configs(
         &self,
-        _: Request<v1::BatchGetConfigsRequest>,
+        request: Request<v1::BatchGetConfigsRequest>,
     ) -> Result<Response<v1::BatchGetConfigsResponse>, Status> {
-        Err(unbuilt("BatchGetConfigs"))
+        let (tenant, request) = open(request)?;
+        let reader = tenant.reader().map_err(|error| status::identity(&error))?;
+        check_consistency(request.consistency)?;
+        if request.keys.len() > BATCH {
+            return Err(invalid("keys", format!("{} keys; at most {BATCH}", request.keys.len())));
+        }
+        let context = context(request.context)?;
+        let answers = self.configs.batch(&reader, &request.keys, &context).await;
+        let result = |(key, answer): (String, Result<Config, ConfigError>)| {
+            let (outcome, freshness) = match answer {
+                Ok(config) => (Outcome::Config(message(config)), Some(from_backend())),
+                Err(error) => (Outcome::Failure(status::failure(&status::config(error, "keys"))), None),
+            };
+            v1::batch_get_configs_response::Result {
+                key,
+                outcome: Some(outcome),
+                freshness,
+            }
+        };
+        Ok(Response::new(v1::BatchGetConfigsResponse {
+            results: request.keys.into_iter().zip(answers).map(result).collect(),
+        }))
     }
 
     async fn list_config_versions(
         &self,
-        _: Request<v1::ListConfigVersionsRequest>,
+        request: Request<v1::ListConfigVersionsRequest>,
     ) -> Result<Response<v1::ListConfigVersionsResponse>, Status> {
-        Err(unbuilt("ListConfigVersions"))
+        let (tenant, request) = open(request)?;
+        let reader = tenant.reader().map_err(|error| status::identity(&error))?;
+        check_scope(request.scope)?;
+        let page_size = page_size(request.page_size)?;
+        let context = context(request.context)?;
+        let history = HistoryRequest {
+            key: &request.key,
+            page_size,
+            page_token: &request.page_token,
+            context: &context,
+        };
+        let history = self
+            .configs
+            .history(&reader, history)
+            .await
+            .map_err(|error| status::config(error, "key"))?;
+        Ok(Response::new(v1::ListConfigVersionsResponse {
+            versions: history.versions.into_iter().map(message).collect(),
+            next_page_token: history.next_page_token,
+        }))
     }
 
     async fn rollback_config(
         &self,
-        _: Request<v1::RollbackConfigRequest>,
+        request: Request<v1::RollbackConfigRequest>,
     ) -> Result<Response<v1::RollbackConfigResponse>, Status> {
-        Err(unbuilt("RollbackConfig"))
+        let (tenant, request) = open(request)?;
+        check_may_share(&tenant, request.scope)?;
+        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
+        check_scope(request.scope)?;
+        if request.version == 0 {
+            return Err(invalid(
+                "version",
+                "the version to go back to, as ListConfigVersions names it",
+            ));
+        }
+        let options = WriteOptions {
+            precondition: precondition(request.precondition)?,
+            request_id: request_id(&request.request_id)?,
+            secret: false,
+            context: context(request.context)?,
+        };
+        let written = self
+            .configs
+            .rollback(&writer, &request.key, request.version, &options)
+            .await
+            .map_err(|error| status::config(error, "key"))?;
+        Ok(Response::new(v1::RollbackConfigResponse {
+            config: Some(message(written)),
+        }))
     }
 
     async fn explain_route(
         &self,
-        _: Request<v1::ExplainRouteRequest>,
+        request: Request<v1::ExplainRouteRequest>,
     ) -> Result<Response<v1::ExplainRouteResponse>, Status> {
-        Err(unbuilt("ExplainRoute"))
+        let (tenant, request) = open(request)?;
+        let reader = tenant.reader().map_err(|error| status::identity(&error))?;
+        let context = context(request.context)?;
+        let explained = self
+            .configs
+            .explain(&reader, &request.key, &context)
+            .await
+            .map_err(|error| status::config(error, "key"))?;
+        let admin = reader.caller().may(Permission::Admin);
+        let step = |step: Step| v1::explain_route_response::Step {
+            backend: step.backend.to_string(),
+            physical_name: if admin {
+                step.physical_name.to_string()
+            } else {
+                String::new()
+            },
+            holds_key: step.holds_key,
+            // There is no cache yet.
+            cache_state: "absent".to_owned(),
+            origin: v1::config::Origin::Home.into(),
+            capabilities: step.capabilities.names().map(str::to_owned).collect(),
+        };
+        Ok(Response::new(v1::ExplainRouteResponse {
+            tag: explained.tag,
+            strategy: explained.strategy,
+            digest: explained.digest,
+            generation: explained.generation,
+            reason: explained.reason,
+            steps: explained.steps.into_iter().map(step).collect(),
+            ignored_context: explained.ignored_context,
+        }))
     }
 
     type WatchConfigsStream =
@@ -278,11 +371,18 @@ fn precondition(message: Option<v1::Precondition>) -> Result<Precondition, Statu
     }
 }
 
-/// Whether there is one.
-fn request_id(text: &str) -> Result<bool, Status> {
+fn page_size(asked: i32) -> Result<usize, Status> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(PAGE_SIZE),
+        Ok(size) => Ok(size.min(MAX_PAGE_SIZE)),
+        Err(_) => Err(invalid("page_size", "is negative; 0 means 100")),
+    }
+}
+
+fn request_id(text: &str) -> Result<Option<Uuid>, Status> {
     match text.parse::<Hyphenated>() {
-        _ if text.is_empty() => Ok(false),
-        Ok(_) => Ok(true),
+        _ if text.is_empty() => Ok(None),
+        Ok(id) => Ok(Some(id.into_uuid())),
         Err(_) => Err(invalid(
             "request_id",
             "a UUID such as 123e4567-e89b-12d3-a456-426614174000",

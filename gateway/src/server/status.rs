@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tagway_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -99,6 +100,8 @@ pub(crate) fn config(error: ConfigError, field: &str) -> Status {
         ConfigError::CapabilityMissing(_) => status(Code::FailedPrecondition, "CAPABILITY_MISSING", message),
         ConfigError::ValueTooLarge { .. } => invalid("value", message),
         ConfigError::PageToken => invalid("page_token", message),
+        ConfigError::RequestReused => invalid("request_id", message),
+        ConfigError::ResponseFull => status(Code::ResourceExhausted, "RESPONSE_FULL", message),
         ConfigError::Seal => status(Code::Internal, "INTERNAL", message),
         ConfigError::Backend(error) => backend(&error),
         ConfigError::StrategyRejected => strategy_failed("no version of the strategy of this tag could be activated"),
@@ -131,6 +134,18 @@ fn decide(error: DecideError, field: &str) -> Status {
             "the strategy of this tag did not get to run",
             RETRY,
         ),
+    }
+}
+
+/// The same as a part of an answer, where one key fails and others do not.
+pub(crate) fn failure(status: &Status) -> v1::Failure {
+    let details = status.get_error_details();
+    let delay = details.retry_info().and_then(|retry| retry.retry_delay);
+    v1::Failure {
+        code: status.code().into(),
+        reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
+        message: status.message().to_owned(),
+        retry_delay: delay.and_then(|delay| delay.try_into().ok()),
     }
 }
 

@@ -69,6 +69,12 @@ impl Strategy {
         &self.digest
     }
 
+    /// Whether it sees this dimension of a context.
+    #[must_use]
+    pub fn asks_for(&self, dimension: &str) -> bool {
+        self.context.iter().any(|asked| asked == dimension)
+    }
+
     /// What it serves.
     #[must_use]
     pub fn tags(&self) -> &[Tag] {

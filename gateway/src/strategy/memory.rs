@@ -67,7 +67,7 @@ impl Weighter<Question, Answer> for Bytes {
         let bags = bags.claims.iter().chain(&bags.context);
         let bags: usize = bags.map(|(name, value)| name.len() + value.len() + 48).sum();
         let answer = match answer {
-            Answer::Placed(_) => OVERHEAD,
+            Answer::Placed(placed) => OVERHEAD + placed.reason.as_ref().map_or(0, String::len),
             Answer::Ranges(ranges) => ranges.len() * OVERHEAD,
             Answer::Refused(refusal) => refusal.text().len(),
         };

@@ -14,6 +14,7 @@ use crate::settings::{LimitSettings, StrategySettings};
 
 /// Code, settings and catalog of all strategies at one moment.
 pub struct Snapshot {
+    generation: u64,
     tags: Tags,
     served: HashMap<Tag, Served>,
     rejected: Vec<Rejected>,
@@ -38,6 +39,7 @@ impl Registry {
         catalog: &[Backend],
     ) -> Self {
         let mut snapshot = Snapshot {
+            generation: 1,
             tags: Tags::default(),
             served: HashMap::new(),
             rejected: Vec::new(),
@@ -78,6 +80,12 @@ impl Registry {
 }
 
 impl Snapshot {
+    /// Counts activations.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Every tag that is served, or should be.
     #[must_use]
     pub fn tags(&self) -> &Tags {

@@ -6,6 +6,7 @@ use redb::ReadableTable as _;
 use tempfile::TempDir;
 
 use super::*;
+use crate::backend::{Once, Precondition};
 use crate::placement::Grants;
 use crate::wit;
 
@@ -53,7 +54,7 @@ async fn with_the_placement_check_out_of_the_way_the_store_still_refuses_another
     let [acme, globex] = ["acme", "globex"].map(VerifiedTenant::for_tests);
     let theirs = name(&globex, "t_a");
     store
-        .write(&globex, &theirs, entry("secret"), Precondition::None)
+        .write(&globex, &theirs, entry("secret"), Conditions::default())
         .await
         .unwrap();
 
@@ -69,9 +70,9 @@ async fn with_the_placement_check_out_of_the_way_the_store_still_refuses_another
         keys_only: true,
     };
     assert!(foreign(store.list(&acme, page).await.map(drop)));
-    let written = store.write(&acme, &theirs, entry("mine"), Precondition::None).await;
+    let written = store.write(&acme, &theirs, entry("mine"), Conditions::default()).await;
     assert!(matches!(written, Err(WriteError::Backend(BackendError::Foreign))));
-    let deleted = store.delete(&acme, &theirs, Precondition::None).await;
+    let deleted = store.delete(&acme, &theirs, Conditions::default()).await;
     assert!(matches!(deleted, Err(WriteError::Backend(BackendError::Foreign))));
     assert_eq!(store.read(&globex, &theirs).await.unwrap().unwrap().value, "secret");
 }
@@ -87,14 +88,14 @@ async fn lives_follow_each_other_also_where_the_clock_goes_back() {
     for time in [2_000_000, 2_000_000, 1_000_000, 1_500_000, 3_000_000] {
         clock.set(time);
         let etag = store
-            .write(&acme, &name, entry("x"), Precondition::None)
+            .write(&acme, &name, entry("x"), Conditions::default())
             .await
             .unwrap()
             .etag;
         assert_eq!(etag.version, 1);
         assert!(last < Some(etag.life), "{time}");
         last = Some(etag.life);
-        assert!(store.delete(&acme, &name, Precondition::None).await.unwrap());
+        assert!(store.delete(&acme, &name, Conditions::default()).await.unwrap());
     }
 }
 
@@ -113,11 +114,11 @@ async fn history_and_the_log_of_changes_agree_with_what_stands() {
             let states = expected.entry(name.to_string()).or_default();
             if random.u8(0..4) > 0 {
                 let written = store
-                    .write(&acme, &name, entry(&step.to_string()), Precondition::None)
+                    .write(&acme, &name, entry(&step.to_string()), Conditions::default())
                     .await
                     .unwrap();
                 states.push(written.etag.to_string());
-            } else if store.delete(&acme, &name, Precondition::None).await.unwrap() {
+            } else if store.delete(&acme, &name, Conditions::default()).await.unwrap() {
                 states.push("deleted".to_owned());
             }
         }
@@ -170,7 +171,7 @@ async fn a_group_shares_one_transaction_and_each_change_has_its_own_answer() {
     let store = Arc::new(open(&folder, 10, &Clock::system()));
     let acme = VerifiedTenant::for_tests("acme");
     let first = store
-        .write(&acme, &name(&acme, "t_0"), entry("x"), Precondition::None)
+        .write(&acme, &name(&acme, "t_0"), entry("x"), Conditions::default())
         .await
         .unwrap()
         .etag;
@@ -183,7 +184,11 @@ async fn a_group_shares_one_transaction_and_each_change_has_its_own_answer() {
                     0 => ("t_0".to_owned(), Precondition::Match(first)),
                     _ => (format!("t_{i}"), Precondition::Absent),
                 };
-                store.write(&acme, &name(&acme, &key), entry("y"), precondition).await
+                let conditions = Conditions {
+                    precondition,
+                    once: None,
+                };
+                store.write(&acme, &name(&acme, &key), entry("y"), conditions).await
             })
         })
         .collect();
@@ -223,4 +228,83 @@ fn the_file_is_for_this_user_alone() {
     drop(Embedded::open(&path, 10, Clock::system()).unwrap());
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+}
+
+fn once(id: u128, digest: u8) -> Conditions {
+    Conditions {
+        precondition: Precondition::None,
+        once: Some(Once {
+            id: uuid::Uuid::from_u128(id),
+            digest: [digest; 32],
+        }),
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_done_once_for_ten_minutes_and_remembered_over_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let clock = Clock::standing_at(1_000_000);
+    let [acme, globex] = ["acme", "globex"].map(VerifiedTenant::for_tests);
+    let (mine, theirs) = (name(&acme, "t_a"), name(&globex, "t_a"));
+    let store = open(&folder, 10, &clock);
+    let first = store.write(&acme, &mine, entry("x"), once(1, 1)).await.unwrap();
+    assert_eq!(store.write(&acme, &mine, entry("x"), once(1, 1)).await.unwrap(), first);
+    let another = store.write(&acme, &mine, entry("y"), once(1, 2)).await;
+    assert!(matches!(another, Err(WriteError::RequestReused)));
+    let another = store.delete(&acme, &mine, once(1, 3)).await;
+    assert!(matches!(another, Err(WriteError::RequestReused)));
+    // Another tenant's request of the same id is another request.
+    assert_eq!(
+        store
+            .write(&globex, &theirs, entry("z"), once(1, 2))
+            .await
+            .unwrap()
+            .etag
+            .version,
+        1
+    );
+    // A delete that found nothing is done as well: it does not strike what comes later.
+    store.delete(&acme, &mine, Conditions::default()).await.unwrap();
+    assert!(!store.delete(&acme, &mine, once(2, 4)).await.unwrap());
+    let later = store
+        .write(&acme, &mine, entry("later"), Conditions::default())
+        .await
+        .unwrap();
+    assert!(!store.delete(&acme, &mine, once(2, 4)).await.unwrap());
+    drop(store);
+
+    let store = open(&folder, 10, &clock);
+    clock.set(1_000_599);
+    assert_eq!(store.write(&acme, &mine, entry("x"), once(1, 1)).await.unwrap(), first);
+    assert_eq!(store.read(&acme, &mine).await.unwrap().unwrap().etag, later.etag);
+    clock.set(1_000_600);
+    let again = store.write(&acme, &mine, entry("x"), once(1, 1)).await.unwrap();
+    assert_eq!(again.etag.version, later.etag.version + 1);
+    // What is not remembered any more is not kept either.
+    let kept = store.database.begin_read().unwrap().open_table(REQUESTS).unwrap();
+    assert_eq!(kept.iter().unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_precondition_is_no_answer_to_remember() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder, 10, &Clock::system());
+    let acme = VerifiedTenant::for_tests("acme");
+    let name = name(&acme, "t_a");
+    let absent = Conditions {
+        precondition: Precondition::Absent,
+        ..once(1, 1)
+    };
+    store
+        .write(&acme, &name, entry("x"), Conditions::default())
+        .await
+        .unwrap();
+    assert!(matches!(
+        store.write(&acme, &name, entry("y"), absent).await,
+        Err(WriteError::PreconditionFailed)
+    ));
+    store.delete(&acme, &name, Conditions::default()).await.unwrap();
+    let written = store.write(&acme, &name, entry("y"), absent).await.unwrap();
+    // It holds no more, and the answer is still the first one.
+    assert_eq!(store.write(&acme, &name, entry("y"), absent).await.unwrap(), written);
 }

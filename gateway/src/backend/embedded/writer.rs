@@ -3,16 +3,18 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::SystemTime;
 
 use redb::{Database, ReadableTable, Table};
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{BackendError, Entry, NewEntry, Precondition, WriteError};
+use super::super::{BackendError, Conditions, Entry, NewEntry, Precondition, WriteError};
 use super::record::{Record, micros};
-use super::{CHANGES, HISTORY, VALUES, away};
+use super::requests::{Requests, Seen};
+use super::{CHANGES, HISTORY, REQUEST_AGES, REQUESTS, VALUES};
 use crate::clock::Clock;
 use crate::identity::VerifiedTenant;
-use crate::key::{Etag, Life};
+use crate::key::{Etag, Life, TenantId};
 
 /// Most changes of one transaction. What one sync is shared by, and what one failed sync fails.
 const GROUP: usize = 256;
@@ -27,10 +29,11 @@ pub(super) enum Change {
 }
 
 struct Job {
-    path: String,
+    tenant: TenantId,
     by: Arc<str>,
+    path: String,
     change: Change,
-    precondition: Precondition,
+    conditions: Conditions,
     done: oneshot::Sender<Result<Option<Entry>, WriteError>>,
 }
 
@@ -63,15 +66,16 @@ impl Writer {
         tenant: &VerifiedTenant,
         path: String,
         change: Change,
-        precondition: Precondition,
+        conditions: Conditions,
     ) -> Result<Option<Entry>, WriteError> {
         let stopped = || BackendError::Away("the writer has stopped".to_owned());
         let (done, answer) = oneshot::channel();
         let job = Job {
-            path,
+            tenant: tenant.id().clone(),
             by: Arc::clone(tenant.caller().subject()),
+            path,
             change,
-            precondition,
+            conditions,
             done,
         };
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
@@ -119,71 +123,80 @@ impl Group {
 
     /// All of the group's changes that may happen, or none. What one of them may not do is its answer, and no failure.
     fn commit(&self, group: &[Job]) -> Result<Vec<Result<Option<Entry>, WriteError>>, BackendError> {
-        let commit = || -> Result<Vec<_>, redb::Error> {
-            let mut transaction = self.database.begin_write()?;
-            // Tenants choose what is written, and redb's checksums are no match for somebody who chooses: only with
-            // the second sync is a commit that was cut off told from one that was not, whatever its pages hold.
-            transaction.set_two_phase_commit(true);
-            let answers = {
-                let mut tables = Tables {
-                    values: transaction.open_table(VALUES)?,
-                    history: transaction.open_table(HISTORY)?,
-                    changes: transaction.open_table(CHANGES)?,
-                };
-                let answers = group.iter().map(|job| self.apply(&mut tables, job));
-                answers.collect::<Result<Vec<_>, redb::Error>>()?
+        let mut transaction = self.database.begin_write()?;
+        // Tenants choose what is written, and redb's checksums are no match for somebody who chooses: only with the
+        // second sync is a commit that was cut off told from one that was not, whatever its pages hold.
+        transaction.set_two_phase_commit(true);
+        let mut answers = Vec::with_capacity(group.len());
+        {
+            let mut tables = Tables {
+                values: transaction.open_table(VALUES)?,
+                history: transaction.open_table(HISTORY)?,
+                changes: transaction.open_table(CHANGES)?,
+                requests: Requests {
+                    by_id: transaction.open_table(REQUESTS)?,
+                    by_age: transaction.open_table(REQUEST_AGES)?,
+                },
             };
-            transaction.commit()?;
-            Ok(answers)
-        };
-        commit().map_err(|error| away(&error))
+            let now = self.clock.now();
+            tables.requests.forget(now)?;
+            for job in group {
+                match self.answer(&mut tables, job, now) {
+                    // The tables cannot be trusted any more, so none of it happens.
+                    Err(WriteError::Backend(error @ BackendError::Away(_))) => return Err(error),
+                    answer => answers.push(answer),
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(answers)
     }
 
-    /// Changes the tables, or answers why not. Nothing has changed then.
-    fn apply(&self, tables: &mut Tables<'_>, job: &Job) -> Result<Result<Option<Entry>, WriteError>, redb::Error> {
-        let path = job.path.as_str();
-        let standing = match tables
-            .values
-            .get(path)?
-            .map(|found| Standing::read(found.value()))
-            .transpose()
-        {
-            Ok(standing) => standing,
-            Err(error) => return Ok(Err(error.into())),
+    /// Answers as before, if it was asked before; else changes the tables, or answers why not. Nothing has changed then.
+    fn answer(&self, tables: &mut Tables<'_>, job: &Job, now: SystemTime) -> Result<Option<Entry>, WriteError> {
+        let Some(once) = &job.conditions.once else {
+            return self.apply(tables, job, now);
         };
-        let holds = match (job.precondition, &standing) {
+        match tables.requests.seen(&job.tenant, once, now)? {
+            Seen::Done(answer) => Ok(answer),
+            Seen::Another => Err(WriteError::RequestReused),
+            Seen::Never => {
+                let answer = self.apply(tables, job, now)?;
+                tables.requests.remember(&job.tenant, once, answer.as_ref(), now)?;
+                Ok(answer)
+            }
+        }
+    }
+
+    fn apply(&self, tables: &mut Tables<'_>, job: &Job, now: SystemTime) -> Result<Option<Entry>, WriteError> {
+        let path = job.path.as_str();
+        let standing = tables.standing(path)?;
+        let holds = match (job.conditions.precondition, &standing) {
             (Precondition::None, _) => true,
             (Precondition::Absent, standing) => standing.is_none(),
             (Precondition::Match(etag), standing) => standing.as_ref().is_some_and(|standing| standing.etag == etag),
         };
         if !holds {
-            return Ok(Err(WriteError::PreconditionFailed));
+            return Err(WriteError::PreconditionFailed);
         }
-        let before = match (&job.change, standing) {
-            (Change::Delete, None) => return Ok(Ok(None)),
-            (_, Some(standing)) => Some(standing),
-            (Change::Put(_), None) => None,
+        if standing.is_none() && matches!(job.change, Change::Delete) {
+            return Ok(None);
+        }
+        let (place, etag) = if let Some(standing) = &standing {
+            let version = standing.etag.version + 1;
+            (
+                standing.place + 1,
+                Etag {
+                    version,
+                    ..standing.etag
+                },
+            )
+        } else {
+            // Lives of one key follow each other, also where the clock was set back between them.
+            let (place, before) = tables.last(path)?.unzip();
+            let life = Life::begin(now, before.map(|etag| etag.life));
+            (place.unwrap_or(0) + 1, Etag { life, version: 1 })
         };
-        // Lives of one key follow each other, also where the clock was set back between them.
-        let last = match &before {
-            Some(standing) => Some((standing.place, standing.etag)),
-            None => match tables.last(path)?.transpose() {
-                Ok(last) => last,
-                Err(error) => return Ok(Err(error.into())),
-            },
-        };
-        let now = self.clock.now();
-        let etag = match (&before, last) {
-            (Some(standing), _) => Etag {
-                version: standing.etag.version + 1,
-                ..standing.etag
-            },
-            (None, last) => Etag {
-                life: Life::begin(now, last.map(|(_, etag)| etag.life)),
-                version: 1,
-            },
-        };
-        let place = last.map_or(0, |(place, _)| place) + 1;
         let put = match &job.change {
             Change::Put(entry) => Some(entry),
             Change::Delete => None,
@@ -198,15 +211,11 @@ impl Group {
             content_type: put.map_or("", |entry| &entry.content_type),
             value: put.map_or(&[], |entry| &entry.value),
         };
-        let bytes = match record.write() {
-            Ok(bytes) => bytes,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        tables.put(path, put.is_some(), place, &bytes, etag, self.history)?;
-        Ok(Ok(match put {
+        tables.put(path, &record, self.history)?;
+        Ok(match put {
             Some(_) => Some(record.entry(true)),
-            None => before.map(|standing| standing.entry),
-        }))
+            None => standing.map(|standing| standing.entry),
+        })
     }
 }
 
@@ -217,58 +226,51 @@ struct Standing {
     entry: Entry,
 }
 
-impl Standing {
-    fn read(bytes: &[u8]) -> Result<Self, BackendError> {
-        let record = Record::read(bytes)?;
-        Ok(Self {
-            place: record.place,
-            etag: record.etag(),
-            entry: record.entry(true),
-        })
-    }
-}
-
 struct Tables<'t> {
     values: Table<'t, &'static str, &'static [u8]>,
     history: Table<'t, (&'static str, u64), &'static [u8]>,
     changes: Table<'t, u64, (&'static str, &'static str)>,
+    requests: Requests<'t>,
 }
 
 impl Tables<'_> {
-    /// Place and etag of the newest record in a key's history.
-    #[allow(
-        clippy::type_complexity,
-        reason = "a failure to read the table, then one to read the record"
-    )]
-    fn last(&self, path: &str) -> Result<Option<Result<(u64, Etag), BackendError>>, redb::Error> {
-        let newest = self
-            .history
-            .range((path, 0)..=(path, u64::MAX))?
-            .next_back()
-            .transpose()?;
-        Ok(newest.map(|(_, bytes)| Record::read(bytes.value()).map(|record| (record.place, record.etag()))))
+    fn standing(&self, path: &str) -> Result<Option<Standing>, BackendError> {
+        let Some(found) = self.values.get(path)? else {
+            return Ok(None);
+        };
+        let record = Record::read(found.value())?;
+        Ok(Some(Standing {
+            place: record.place,
+            etag: record.etag(),
+            entry: record.entry(true),
+        }))
     }
 
-    fn put(
-        &mut self,
-        path: &str,
-        stands: bool,
-        place: u64,
-        bytes: &[u8],
-        etag: Etag,
-        history: u64,
-    ) -> Result<(), redb::Error> {
-        if stands {
-            self.values.insert(path, bytes)?;
-        } else {
+    /// Place and etag of the newest record in a key's history.
+    fn last(&self, path: &str) -> Result<Option<(u64, Etag)>, BackendError> {
+        let Some(newest) = self.history.range((path, 0)..=(path, u64::MAX))?.next_back() else {
+            return Ok(None);
+        };
+        let (_, bytes) = newest?;
+        let record = Record::read(bytes.value())?;
+        Ok(Some((record.place, record.etag())))
+    }
+
+    /// Puts the record where it belongs, and drops what falls out of history and log.
+    fn put(&mut self, path: &str, record: &Record<'_>, history: u64) -> Result<(), BackendError> {
+        let bytes = record.write()?;
+        if record.deleted {
             self.values.remove(path)?;
+        } else {
+            self.values.insert(path, bytes.as_slice())?;
         }
-        self.history.insert((path, place), bytes)?;
-        if let Some(oldest) = place.checked_sub(history) {
+        self.history.insert((path, record.place), bytes.as_slice())?;
+        if let Some(oldest) = record.place.checked_sub(history) {
             self.history.retain_in((path, 0)..=(path, oldest), |_, _| false)?;
         }
         let sequence = self.changes.last()?.map_or(0, |(sequence, _)| sequence.value()) + 1;
-        self.changes.insert(sequence, (path, etag.to_string().as_str()))?;
+        self.changes
+            .insert(sequence, (path, record.etag().to_string().as_str()))?;
         if let Some(oldest) = sequence.checked_sub(LOG) {
             self.changes.remove(oldest)?;
         }

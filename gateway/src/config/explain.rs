@@ -1,0 +1,72 @@
+//! Why a key lives where it lives.
+
+use std::sync::Arc;
+
+use super::{ConfigError, Configs};
+use crate::backend::Capabilities;
+use crate::identity::Reader;
+use crate::placement::PhysicalName;
+use crate::strategy::{Context, Operation};
+
+/// What decided, and what it decided.
+#[derive(Debug, Clone)]
+pub struct Explained {
+    /// The tag that matched.
+    pub tag: String,
+    /// The strategy's name and version.
+    pub strategy: String,
+    /// Of its component.
+    pub digest: String,
+    /// Of the snapshot that answered.
+    pub generation: u64,
+    /// The strategy's own words.
+    pub reason: String,
+    /// In reading order.
+    pub steps: Vec<Step>,
+    /// Dimensions that the strategy did not ask for.
+    pub ignored_context: Vec<String>,
+}
+
+/// One placement.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Id in the catalog.
+    pub backend: Arc<str>,
+    /// There. For operators alone.
+    pub physical_name: PhysicalName,
+    /// Whether it holds the key now.
+    pub holds_key: bool,
+    /// What its store can do.
+    pub capabilities: Capabilities,
+}
+
+impl Configs {
+    /// Which strategy and which placement answer for `key`, and why.
+    pub async fn explain(&self, reader: &Reader, key: &str, context: &Context) -> Result<Explained, ConfigError> {
+        let snapshot = self.registry.current();
+        let key = snapshot.tags().parse(key)?;
+        let strategy = snapshot.strategy(key.tag()).ok_or(ConfigError::StrategyRejected)?;
+        let placed = strategy.decide(reader, &key, Operation::Read, context).await?;
+        let home = &placed.home;
+        let backend = self.backend(&home.backend)?;
+        let holds_key = backend.read(reader, &home.name).await?.is_some();
+        Ok(Explained {
+            tag: key.tag().to_string(),
+            strategy: format!("{}@{}", strategy.name(), strategy.version()),
+            digest: strategy.digest().to_owned(),
+            generation: snapshot.generation(),
+            reason: placed.reason.clone().unwrap_or_default(),
+            steps: vec![Step {
+                backend: Arc::clone(&home.backend),
+                physical_name: home.name.clone(),
+                holds_key,
+                capabilities: backend.capabilities().clone(),
+            }],
+            ignored_context: context
+                .names()
+                .filter(|name| !strategy.asks_for(name))
+                .map(str::to_owned)
+                .collect(),
+        })
+    }
+}

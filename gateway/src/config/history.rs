@@ -1,0 +1,63 @@
+//! Earlier versions of a key.
+
+use std::sync::Arc;
+
+use super::list::PAGE_BYTES;
+use super::{Config, ConfigError, Configs, check_history};
+use crate::identity::Reader;
+use crate::strategy::{Context, Operation};
+
+/// What a look into the past asks for.
+#[derive(Debug, Clone)]
+pub struct HistoryRequest<'r> {
+    /// Whose past.
+    pub key: &'r str,
+    /// At most so many; at least 1.
+    pub page_size: usize,
+    /// Where the page before ended. Empty: from what stands.
+    pub page_token: &'r str,
+    /// For the strategy.
+    pub context: &'r Context,
+}
+
+/// A page, the newest first.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    /// What stood.
+    pub versions: Vec<Config>,
+    /// The way to the next page. Empty: that was all.
+    pub next_page_token: String,
+}
+
+impl Configs {
+    /// A page of what stands and stood at `key`, as far back as its store keeps it.
+    pub async fn history(&self, reader: &Reader, request: HistoryRequest<'_>) -> Result<History, ConfigError> {
+        let (key, home) = self.home(reader, request.key, Operation::Read, request.context).await?;
+        let backend = self.backend(&home.backend)?;
+        check_history(backend)?;
+        let bound = ("history", key.to_string(), request.context);
+        let after = if request.page_token.is_empty() {
+            String::new()
+        } else {
+            let opened = self.page_tokens.open(reader, &bound, request.page_token);
+            opened.ok_or(ConfigError::PageToken)?
+        };
+        // Half of a page for values leaves the other half for a last one that is large.
+        let page = backend
+            .history(reader, &home.name, &after, request.page_size, PAGE_BYTES / 2)
+            .await?;
+        if page.entries.is_empty() && after.is_empty() {
+            return Err(ConfigError::NotFound);
+        }
+        let next = page.next.map(|next| self.page_tokens.seal(reader, &bound, &next));
+        let config = |entry| Config {
+            key: key.to_string(),
+            entry,
+            backend: Arc::clone(&home.backend),
+        };
+        Ok(History {
+            versions: page.entries.into_iter().map(config).collect(),
+            next_page_token: next.transpose()?.unwrap_or_default(),
+        })
+    }
+}
