@@ -114,7 +114,8 @@ async fn terminated_under_load_it_fails_no_request_that_it_took() {
 async fn what_was_acknowledged_survives_a_kill_under_concurrent_writes() {
     let mut gateway = Gateway::start();
     let settings = settings("file:keys.json", "");
-    for round in 0..3 {
+    let mut random = fastrand::Rng::new();
+    for round in 0..50 {
         let client = gateway.client("acme").await;
         let (acknowledged, mut seen) = tokio::sync::mpsc::unbounded_channel();
         for writer in 0..8 {
@@ -133,7 +134,8 @@ async fn what_was_acknowledged_survives_a_kill_under_concurrent_writes() {
         }
         drop(acknowledged);
         let mut written = Vec::new();
-        while written.len() < 100 {
+        // Somewhere in the middle of things.
+        for _ in 0..random.usize(1..100) {
             written.push(seen.recv().await.unwrap());
         }
         gateway.signal("KILL");

@@ -10,7 +10,7 @@ mod writer;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -102,13 +102,23 @@ impl Embedded {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
             _ => {}
         }
-        // redb believes what its checksums cover and panics on what then makes no sense.
-        let opened = catch_unwind(|| {
-            let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-            let database = database.map_err(redb::Error::from)?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        Self::over(|| builder.create(path), history, clock)
+    }
+
+    /// Over whatever `create` opens: a file, or what tests put in its place.
+    fn over(
+        create: impl FnOnce() -> Result<Database, redb::DatabaseError>,
+        history: u32,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        // redb believes what its checksums cover and panics on what then makes no sense. What panicked is dropped here.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let database = create().map_err(redb::Error::from)?;
             check_format(&database)?;
             Ok::<_, OpenError>(database)
-        });
+        }));
         let database =
             opened.unwrap_or_else(|_| Err(OpenError::Database("its pages contradict each other".to_owned())))?;
         let database = Arc::new(database);
@@ -336,5 +346,7 @@ async fn off_the_runtime<T: Send + 'static>(
         .map_err(|error| BackendError::Away(error.to_string()))?
 }
 
+#[cfg(test)]
+mod power_loss;
 #[cfg(test)]
 mod tests;

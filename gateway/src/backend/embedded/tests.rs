@@ -11,7 +11,7 @@ use crate::placement::Grants;
 use crate::wit;
 
 /// A name that the second wall made.
-fn name(tenant: &VerifiedTenant, key: &str) -> PhysicalName {
+pub(super) fn name(tenant: &VerifiedTenant, key: &str) -> PhysicalName {
     let grants = Grants {
         backends: ["local".into()].into(),
     };

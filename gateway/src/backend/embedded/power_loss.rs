@@ -1,0 +1,270 @@
+//! Promise: Durability. Power is lost at any point: of what was written since the last sync, any sectors are there and any
+//! are not. No acknowledged write is lost, none is torn, and values, history and change log agree.
+
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use redb::{ReadableTable as _, StorageBackend};
+
+use super::tests::name;
+use super::*;
+use crate::backend::WriteError;
+
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+
+/// A disk that forgets what was not synced.
+#[derive(Debug, Default)]
+struct Disk {
+    /// What is safe.
+    synced: Vec<u8>,
+    /// What a reader sees.
+    seen: Vec<u8>,
+    /// Since the last sync, sector by sector.
+    pending: Vec<(usize, Vec<u8>)>,
+    /// Operations until the power goes. None: it stays.
+    left: Option<usize>,
+    /// Does not honour syncs: the seeded mutant, to show that the validator would notice.
+    lies: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Power(Arc<Mutex<Disk>>);
+
+impl Power {
+    fn on(image: Vec<u8>, left: Option<usize>) -> Self {
+        Self(Arc::new(Mutex::new(Disk {
+            synced: image.clone(),
+            seen: image,
+            left,
+            ..Disk::default()
+        })))
+    }
+
+    /// What is found when the power comes back.
+    fn image(&self, random: &mut fastrand::Rng) -> Vec<u8> {
+        let mut disk = self.0.lock().unwrap();
+        let mut image = disk.synced.clone();
+        random.shuffle(&mut disk.pending);
+        for (at, sector) in &disk.pending {
+            if random.bool() {
+                if image.len() < at + sector.len() {
+                    image.resize(at + sector.len(), 0);
+                }
+                image[*at..at + sector.len()].copy_from_slice(sector);
+            }
+        }
+        image
+    }
+}
+
+impl Disk {
+    fn step(&mut self) -> Result<(), io::Error> {
+        match &mut self.left {
+            None => Ok(()),
+            Some(0) => Err(io::Error::other("the power is gone")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl StorageBackend for Power {
+    fn len(&self) -> Result<u64, io::Error> {
+        Ok(self.0.lock().unwrap().seen.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        let disk = self.0.lock().unwrap();
+        let at = usize::try_from(offset).unwrap();
+        out.copy_from_slice(&disk.seen[at..at + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        let mut disk = self.0.lock().unwrap();
+        disk.step()?;
+        let len = usize::try_from(len).unwrap();
+        disk.seen.resize(len, 0);
+        // A journalling file system keeps a length, and shorter is not asked for between two syncs.
+        let kept = len.max(disk.synced.len());
+        disk.synced.resize(kept, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        let mut disk = self.0.lock().unwrap();
+        disk.step()?;
+        if !disk.lies {
+            disk.pending.clear();
+            disk.synced = disk.seen.clone();
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        let mut disk = self.0.lock().unwrap();
+        disk.step()?;
+        let at = usize::try_from(offset).unwrap();
+        disk.seen[at..at + data.len()].copy_from_slice(data);
+        for (index, sector) in data.chunks(SECTOR).enumerate() {
+            disk.pending.push((at + index * SECTOR, sector.to_vec()));
+        }
+        Ok(())
+    }
+}
+
+fn open(power: &Power) -> Result<Embedded, OpenError> {
+    let power = power.clone();
+    let create = || Database::builder().create_with_backend(power);
+    Embedded::over(create, 3, Clock::system())
+}
+
+/// Says whose it is and which, all over, so that a torn one shows.
+fn value(key: usize, n: u64) -> Vec<u8> {
+    format!("{key}:{n};").repeat(400 + key * 100).into_bytes()
+}
+
+/// What each key may hold after the power was lost: the last that was acknowledged, or the one that was under way.
+type Expected = BTreeMap<usize, (u64, u64)>;
+
+/// Writes to some keys at once until the power goes, each key in order; every fifth change deletes.
+async fn write_until_the_power_goes(store: Embedded, expected: &mut Expected) {
+    let store = Arc::new(store);
+    let tasks: Vec<_> = (0..6)
+        .map(|key| {
+            let store = Arc::clone(&store);
+            let begin = expected.get(&key).map_or(0, |(_, tried)| *tried);
+            tokio::spawn(async move {
+                let acme = VerifiedTenant::for_tests("acme");
+                let name = name(&acme, &format!("t_{key}"));
+                let mut acknowledged = None;
+                for n in begin + 1.. {
+                    let changed = if n % 5 == 0 {
+                        store.delete(&acme, &name, Conditions::default()).await.map(drop)
+                    } else {
+                        let entry = NewEntry {
+                            value: value(key, n).into(),
+                            content_type: "text/plain".to_owned(),
+                        };
+                        store.write(&acme, &name, entry, Conditions::default()).await.map(drop)
+                    };
+                    match changed {
+                        Ok(()) => acknowledged = Some(n),
+                        Err(WriteError::Backend(_)) => return (key, acknowledged, n),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                unreachable!("it goes on until the power is gone")
+            })
+        })
+        .collect();
+    for task in tasks {
+        let (key, acknowledged, tried) = task.await.unwrap();
+        let before = expected.get(&key).map_or(0, |(acknowledged, _)| *acknowledged);
+        expected.insert(key, (acknowledged.unwrap_or(before), tried));
+    }
+}
+
+/// What broke the promise, if anything did.
+async fn broken(store: &Embedded, expected: &mut Expected) -> Option<String> {
+    let acme = VerifiedTenant::for_tests("acme");
+    for (key, (acknowledged, tried)) in expected.iter_mut() {
+        let found = store.read(&acme, &name(&acme, &format!("t_{key}"))).await;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return Some(error.to_string()),
+        };
+        // What was under way before the last loss may have been lost with it: then the one before stands.
+        let candidates = [*acknowledged, *tried];
+        let fits = |n: &&u64| match &found {
+            None => **n % 5 == 0,
+            Some(entry) => **n % 5 != 0 && entry.value == value(*key, **n),
+        };
+        match candidates.iter().find(fits) {
+            Some(n) => (*acknowledged, *tried) = (*n, (*tried).max(*n)),
+            None => return Some(format!("t_{key} holds none of {candidates:?}")),
+        }
+    }
+    disagreement(store).err()
+}
+
+/// Values, history and change log tell one story.
+fn disagreement(store: &Embedded) -> Result<(), String> {
+    let read = |error: redb::Error| error.to_string();
+    let transaction = store.database.begin_read().map_err(|error| read(error.into()))?;
+    let values = transaction.open_table(VALUES).map_err(|error| read(error.into()))?;
+    let history = transaction.open_table(HISTORY).map_err(|error| read(error.into()))?;
+    let changes = transaction.open_table(CHANGES).map_err(|error| read(error.into()))?;
+    let mut newest: BTreeMap<String, (u64, Vec<u8>)> = BTreeMap::new();
+    for item in history.iter().map_err(|error| read(error.into()))? {
+        let (place, bytes) = item.map_err(|error| read(error.into()))?;
+        let (path, place) = place.value();
+        newest.insert(path.to_owned(), (place, bytes.value().to_vec()));
+    }
+    let mut logged: BTreeMap<String, String> = BTreeMap::new();
+    for item in changes.iter().map_err(|error| read(error.into()))? {
+        let (_, change) = item.map_err(|error| read(error.into()))?;
+        let (path, etag) = change.value();
+        logged.insert(path.to_owned(), etag.to_owned());
+    }
+    for (path, (_, bytes)) in &newest {
+        let record = Record::read(bytes).map_err(|error| error.to_string())?;
+        let standing = values.get(path.as_str()).map_err(|error| read(error.into()))?;
+        let agrees = match (&standing, record.deleted) {
+            (None, deleted) => deleted,
+            (Some(standing), deleted) => !deleted && standing.value() == bytes.as_slice(),
+        };
+        if !agrees || logged.get(path) != Some(&record.etag().to_string()) {
+            return Err(format!("{path}: value, history and log disagree"));
+        }
+    }
+    Ok(())
+}
+
+/// Loses power `rounds` times over one disk, each time somewhere else. What broke the promise, if anything did.
+async fn lose_power(seed: u64, rounds: usize, lies: bool) -> Option<String> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut image = Vec::new();
+    let mut expected = Expected::new();
+    for round in 0..rounds {
+        // Also while it is being opened, which repairs what the last loss left behind.
+        let power = Power::on(image, Some(random.usize(0..600)));
+        power.0.lock().unwrap().lies = lies;
+        if let Ok(store) = open(&power) {
+            write_until_the_power_goes(store, &mut expected).await;
+        }
+        image = power.image(&mut random);
+        let store = match open(&Power::on(image.clone(), None)) {
+            Ok(store) => store,
+            Err(error) => return Some(format!("round {round}: {error}")),
+        };
+        if let Some(broken) = broken(&store, &mut expected).await {
+            return Some(format!("round {round}: {broken}"));
+        }
+    }
+    let acknowledged: u64 = expected.values().map(|(acknowledged, _)| acknowledged).sum();
+    println!("seed {seed}: {rounds} losses, {acknowledged} changes stand");
+    None
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledged_write_is_lost_and_none_is_torn() {
+    for seed in [1, 2, fastrand::u64(..)] {
+        assert_eq!(lose_power(seed, 60, false).await, None, "seed {seed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_lies_about_its_syncs_is_noticed() {
+    let mut noticed = false;
+    for seed in 0..10 {
+        noticed |= lose_power(seed, 20, true).await.is_some();
+    }
+    assert!(noticed, "the validator sees what is lost");
+}
