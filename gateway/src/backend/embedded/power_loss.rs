@@ -183,8 +183,8 @@ async fn broken(store: &Embedded, expected: &mut Expected) -> Option<String> {
         // What was under way before the last loss may have been lost with it: then the one before stands.
         let candidates = [*acknowledged, *tried];
         let fits = |n: &&u64| match &found {
-            None => **n % 5 == 0,
-            Some(entry) => **n % 5 != 0 && entry.value == value(*key, **n),
+            None => n.is_multiple_of(5),
+            Some(entry) => !n.is_multiple_of(5) && entry.value == value(*key, **n),
         };
         match candidates.iter().find(fits) {
             Some(n) => (*acknowledged, *tried) = (*n, (*tried).max(*n)),
