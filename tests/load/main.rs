@@ -89,7 +89,7 @@ async fn main() {
         let real = measure(&load, &gateway.address, &token).await;
         let ratio = real.per_second / bare.per_second;
         println!(
-            "{round:<6}{:>14.0}{:>14.0}{ratio:>10.2}{:>12.0?}{:>12.0?}",
+            "{round:<6}{:>14.0}{:>14.0}{ratio:>10.2}{:>12.2?}{:>12.2?}",
             bare.per_second, real.per_second, real.p50, real.p99
         );
         ratios.push(ratio);
