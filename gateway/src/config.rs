@@ -187,12 +187,7 @@ impl Configs {
         }
         let asked = ("put", &*entry.value, &entry.content_type);
         let conditions = options.conditions(&key, &asked)?;
-        let written = backend.write(writer, &home.name, entry, conditions).await;
-        Ok(Config {
-            key: key.to_string(),
-            entry: written.map_err(|error| write_error(error, options.precondition))?,
-            backend: home.backend,
-        })
+        write(writer, key, home, backend, entry, conditions).await
     }
 
     /// Writes what stood at `key` in an earlier version again, as a new one. Returns what stands then, without its value.
@@ -214,12 +209,7 @@ impl Configs {
             content_type: earlier.content_type,
         };
         let conditions = options.conditions(&key, &("rollback", version))?;
-        let written = backend.write(writer, &home.name, entry, conditions).await;
-        Ok(Config {
-            key: key.to_string(),
-            entry: written.map_err(|error| write_error(error, options.precondition))?,
-            backend: home.backend,
-        })
+        write(writer, key, home, backend, entry, conditions).await
     }
 
     /// Deletes. True if something stood there.
@@ -263,6 +253,22 @@ async fn decide(
     let strategy = snapshot.strategy(key.tag()).ok_or(ConfigError::StrategyRejected)?;
     let placed = strategy.decide(tenant, key, operation, context).await?;
     Ok(placed.home.clone())
+}
+
+async fn write(
+    writer: &Writer,
+    key: ConfigKey,
+    home: Place,
+    backend: &Arc<dyn Backend>,
+    entry: NewEntry,
+    conditions: Conditions,
+) -> Result<Config, ConfigError> {
+    let written = backend.write(writer, &home.name, entry, conditions).await;
+    Ok(Config {
+        key: key.to_string(),
+        entry: written.map_err(|error| write_error(error, conditions.precondition))?,
+        backend: home.backend,
+    })
 }
 
 fn check_capabilities(backend: &Arc<dyn Backend>, options: &WriteOptions) -> Result<(), ConfigError> {

@@ -162,6 +162,23 @@ pub fn claims(tenant: &str) -> Value {
     })
 }
 
+/// The same with one more member, or another value of it.
+#[must_use]
+pub fn with(mut claims: Value, name: &str, value: Value) -> Value {
+    claims[name] = value;
+    claims
+}
+
+/// The same without a member.
+///
+/// # Panics
+/// If it is no object.
+#[must_use]
+pub fn without(mut claims: Value, name: &str) -> Value {
+    claims.as_object_mut().expect("an object").remove(name);
+    claims
+}
+
 /// Seconds since the epoch.
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "the issuer has a clock of its own")]

@@ -13,6 +13,7 @@ mod grammar;
 mod history;
 mod identity;
 mod isolation;
+mod keys;
 mod model;
 mod process;
 mod reads;
