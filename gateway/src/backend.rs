@@ -147,6 +147,9 @@ pub enum BackendError {
     /// Out of reach for now.
     #[error("out of reach: {0}")]
     Away(String),
+    /// It has no room for what is to be written. What it holds can be read.
+    #[error("no room left where it keeps its data")]
+    Full,
     /// What it holds cannot be read.
     #[error("cannot be read: {0}")]
     Damaged(String),

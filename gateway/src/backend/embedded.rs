@@ -5,12 +5,10 @@
 
 mod record;
 mod requests;
+mod store;
 mod writer;
 
-use std::fs::{DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +23,7 @@ use crate::identity::VerifiedTenant;
 use crate::key::{Name, TenantId};
 use crate::placement::{PhysicalName, PhysicalRange};
 use record::Record;
+use store::{Medium, OnDisk, Store};
 use writer::{Change, Writer};
 
 /// Physical name -> the record that stands.
@@ -45,8 +44,6 @@ const FORMAT: u64 = 1;
 
 /// Largest value. A page of a list or a batch of them fits a message many times over.
 const MAX_VALUE_BYTES: u32 = 1 << 20;
-/// Pages kept in memory.
-const CACHE_BYTES: usize = 64 << 20;
 
 /// What it can do.
 pub const CAPABILITIES: Capabilities = Capabilities {
@@ -60,7 +57,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
 
 /// One file, open.
 pub struct Embedded {
-    database: Arc<Database>,
+    store: Arc<Store>,
     writer: Writer,
 }
 
@@ -94,62 +91,14 @@ impl From<redb::Error> for OpenError {
 impl Embedded {
     /// Opens the file, or makes it; for this user's eyes alone. Of each key so many versions are kept.
     pub fn open(path: &Path, history: u32, clock: Clock) -> Result<Self, OpenError> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        }
-        // redb makes files that everybody may read; an empty one of ours is as good as none.
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-            _ => {}
-        }
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        Self::over(|| builder.create(path), history, clock)
+        Self::over(OnDisk::create(path)?, history, clock)
     }
 
-    /// Over whatever `create` opens: a file, or what tests put in its place.
-    fn over(
-        create: impl FnOnce() -> Result<Database, redb::DatabaseError>,
-        history: u32,
-        clock: Clock,
-    ) -> Result<Self, OpenError> {
-        // redb believes what its checksums cover and panics on what then makes no sense. What panicked is dropped here.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let database = create().map_err(redb::Error::from)?;
-            check_format(&database)?;
-            Ok::<_, OpenError>(database)
-        }));
-        let database =
-            opened.unwrap_or_else(|_| Err(OpenError::Database("its pages contradict each other".to_owned())))?;
-        let database = Arc::new(database);
-        let writer = Writer::start(Arc::clone(&database), history, clock)?;
-        Ok(Self { database, writer })
-    }
-}
-
-fn check_format(database: &Database) -> Result<(), OpenError> {
-    let read = || -> Result<Option<u64>, redb::Error> {
-        match database.begin_read()?.open_table(META) {
-            Ok(meta) => Ok(meta.get(FORMAT_KEY)?.map(|format| format.value())),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    };
-    let create = || -> Result<(), redb::Error> {
-        let transaction = database.begin_write()?;
-        transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
-        // So that readers find them.
-        transaction.open_table(VALUES)?;
-        transaction.open_table(HISTORY)?;
-        transaction.open_table(CHANGES)?;
-        transaction.open_table(REQUESTS)?;
-        transaction.open_table(REQUEST_AGES)?;
-        Ok(transaction.commit()?)
-    };
-    match read()? {
-        Some(FORMAT) => Ok(()),
-        Some(other) => Err(OpenError::Format(other)),
-        None => Ok(create()?),
+    /// Over a file, or what tests put in its place.
+    fn over(medium: impl Medium, history: u32, clock: Clock) -> Result<Self, OpenError> {
+        let store = Store::open(medium)?;
+        let writer = Writer::start(Arc::clone(&store), history, clock)?;
+        Ok(Self { store, writer })
     }
 }
 
@@ -204,11 +153,13 @@ impl Backend for Embedded {
     // microseconds, which handing them to another thread would double.
     async fn read(&self, tenant: &VerifiedTenant, name: &PhysicalName) -> Result<Option<Entry>, BackendError> {
         let path = path(tenant, name)?;
-        let values = self.database.begin_read()?.open_table(VALUES)?;
-        let Some(found) = values.get(path.as_str())? else {
-            return Ok(None);
-        };
-        Ok(Some(Record::read(found.value())?.entry(false)))
+        self.store.read(|database| {
+            let values = database.begin_read()?.open_table(VALUES)?;
+            let Some(found) = values.get(path.as_str())? else {
+                return Ok(None);
+            };
+            Ok(Some(Record::read(found.value())?.entry(false)))
+        })
     }
 
     async fn read_version(
@@ -218,23 +169,25 @@ impl Backend for Embedded {
         version: u64,
     ) -> Result<Option<Entry>, BackendError> {
         let path = path(tenant, name)?;
-        let history = self.database.begin_read()?.open_table(HISTORY)?;
-        let mut last = u64::MAX;
-        // Life by life, the newest first. Within one, places and versions count together, so the place is known.
-        while let Some(newest) = history.range((path.as_str(), 0)..=(path.as_str(), last))?.next_back() {
-            let (_, bytes) = newest?;
-            let newest = Record::read(bytes.value())?;
-            if let Some(behind) = newest.version.checked_sub(version)
-                && let Some(found) = history.get((path.as_str(), newest.place.saturating_sub(behind)))?
-            {
-                let found = Record::read(found.value())?;
-                if !found.deleted {
-                    return Ok(Some(found.entry(false)));
+        self.store.read(|database| {
+            let history = database.begin_read()?.open_table(HISTORY)?;
+            let mut last = u64::MAX;
+            // Life by life, the newest first. Within one, places and versions count together, so the place is known.
+            while let Some(newest) = history.range((path.as_str(), 0)..=(path.as_str(), last))?.next_back() {
+                let (_, bytes) = newest?;
+                let newest = Record::read(bytes.value())?;
+                if let Some(behind) = newest.version.checked_sub(version)
+                    && let Some(found) = history.get((path.as_str(), newest.place.saturating_sub(behind)))?
+                {
+                    let found = Record::read(found.value())?;
+                    if !found.deleted {
+                        return Ok(Some(found.entry(false)));
+                    }
                 }
+                last = newest.place.saturating_sub(newest.version);
             }
-            last = newest.place.saturating_sub(newest.version);
-        }
-        Ok(None)
+            Ok(None)
+        })
     }
 
     async fn history(
@@ -252,8 +205,7 @@ impl Backend for Embedded {
                 .parse()
                 .map_err(|_| BackendError::Damaged("a position in a history that is none".to_owned()))?,
         };
-        let database = Arc::clone(&self.database);
-        off_the_runtime(move || {
+        off_the_runtime(&self.store, move |database| {
             let history = database.begin_read()?.open_table(HISTORY)?;
             let mut page = HistoryPage::default();
             let mut together = 0;
@@ -282,8 +234,7 @@ impl Backend for Embedded {
         let prefix = format!("{folder}{}", request.prefix);
         let after = format!("{folder}{}", request.after);
         let (entries, bytes, keys_only) = (request.entries, request.bytes, request.keys_only);
-        let database = Arc::clone(&self.database);
-        off_the_runtime(move || {
+        off_the_runtime(&self.store, move |database| {
             let values = database.begin_read()?.open_table(VALUES)?;
             let mut page = Page::default();
             let mut together = 0;
@@ -339,9 +290,11 @@ impl Backend for Embedded {
 
 /// For what reads many records: on a thread that may block.
 async fn off_the_runtime<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, BackendError> + Send + 'static,
+    store: &Arc<Store>,
+    read: impl FnOnce(&Database) -> Result<T, BackendError> + Send + 'static,
 ) -> Result<T, BackendError> {
-    tokio::task::spawn_blocking(read)
+    let store = Arc::clone(store);
+    tokio::task::spawn_blocking(move || store.read(read))
         .await
         .map_err(|error| BackendError::Away(error.to_string()))?
 }

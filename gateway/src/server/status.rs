@@ -168,6 +168,14 @@ fn backend(error: &BackendError) -> Status {
                 RETRY,
             )
         }
+        BackendError::Full => {
+            tracing::error!(%error, "a backend is full");
+            status(
+                Code::ResourceExhausted,
+                "BACKEND_FULL",
+                "the backend of this key has no room left; what it holds can be read",
+            )
+        }
         BackendError::Damaged(_) | BackendError::Foreign => {
             tracing::error!(%error, "a backend failed");
             status(Code::Internal, "BACKEND_FAILED", "the backend of this key failed")

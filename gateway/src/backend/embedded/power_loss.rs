@@ -3,9 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use redb::{ReadableTable as _, StorageBackend};
 
@@ -15,6 +16,9 @@ use crate::backend::WriteError;
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
+
+/// What a file system gives a file at a time.
+const BLOCK: usize = 4096;
 
 /// A disk that forgets what was not synced.
 #[derive(Debug, Default)]
@@ -27,6 +31,12 @@ struct Disk {
     pending: Vec<(usize, Vec<u8>)>,
     /// Operations until the power goes. None: it stays.
     left: Option<usize>,
+    /// What it says that it has room for.
+    free: Option<u64>,
+    /// Nothing is left, whatever it says: takes writes only where it took some before.
+    full: bool,
+    /// Blocks that were written once.
+    taken: BTreeSet<usize>,
     /// Does not honour syncs: the seeded mutant, to show that the validator would notice.
     lies: bool,
 }
@@ -111,6 +121,11 @@ impl StorageBackend for Power {
         let mut disk = self.0.lock().unwrap();
         disk.step()?;
         let at = usize::try_from(offset).unwrap();
+        let blocks = at / BLOCK..(at + data.len()).div_ceil(BLOCK);
+        if disk.full && !blocks.clone().all(|block| disk.taken.contains(&block)) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        disk.taken.extend(blocks);
         disk.seen[at..at + data.len()].copy_from_slice(data);
         for (index, sector) in data.chunks(SECTOR).enumerate() {
             disk.pending.push((at + index * SECTOR, sector.to_vec()));
@@ -119,10 +134,18 @@ impl StorageBackend for Power {
     }
 }
 
+impl Medium for Power {
+    fn open(&self) -> Result<Database, redb::DatabaseError> {
+        Database::builder().create_with_backend(self.clone())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.0.lock().unwrap().free.ok_or_else(|| io::Error::other("who knows"))
+    }
+}
+
 fn open(power: &Power) -> Result<Embedded, OpenError> {
-    let power = power.clone();
-    let create = || Database::builder().create_with_backend(power);
-    Embedded::over(create, 3, Clock::system())
+    Embedded::over(power.clone(), 3, Clock::system())
 }
 
 /// Says whose it is and which, all over, so that a torn one shows.
@@ -197,7 +220,8 @@ async fn broken(store: &Embedded, expected: &mut Expected) -> Option<String> {
 /// Values, history and change log tell one story.
 fn disagreement(store: &Embedded) -> Result<(), String> {
     let read = |error: redb::Error| error.to_string();
-    let transaction = store.database.begin_read().map_err(|error| read(error.into()))?;
+    let database = store.store.database().ok_or("it is not open")?;
+    let transaction = database.begin_read().map_err(|error| read(error.into()))?;
     let values = transaction.open_table(VALUES).map_err(|error| read(error.into()))?;
     let history = transaction.open_table(HISTORY).map_err(|error| read(error.into()))?;
     let changes = transaction.open_table(CHANGES).map_err(|error| read(error.into()))?;
@@ -267,4 +291,73 @@ async fn a_disk_that_lies_about_its_syncs_is_noticed() {
         noticed |= lose_power(seed, 20, true).await.is_some();
     }
     assert!(noticed, "the validator sees what is lost");
+}
+
+fn entry(value: &str) -> NewEntry {
+    NewEntry {
+        value: value.to_owned().into(),
+        content_type: "text/plain".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_disk_without_room_is_an_error_to_the_writer_and_reads_go_on() {
+    let power = Power::on(Vec::new(), None);
+    let store = open(&power).unwrap();
+    let acme = VerifiedTenant::for_tests("acme");
+    let name = name(&acme, "t_a");
+    let write = |value: &str| store.write(&acme, &name, entry(value), Conditions::default());
+    write("before").await.unwrap();
+
+    power.0.lock().unwrap().free = Some(100_000);
+    for _ in 0..3 {
+        let refused = write("too much").await;
+        assert!(
+            matches!(refused, Err(WriteError::Backend(BackendError::Full))),
+            "{refused:?}"
+        );
+        let deleted = store.delete(&acme, &name, Conditions::default()).await;
+        assert!(matches!(deleted, Err(WriteError::Backend(BackendError::Full))));
+        assert_eq!(store.read(&acme, &name).await.unwrap().unwrap().value, "before");
+    }
+
+    power.0.lock().unwrap().free = Some(100_000_000);
+    write("after").await.unwrap();
+    assert_eq!(store.read(&acme, &name).await.unwrap().unwrap().value, "after");
+    assert_eq!(disagreement(&store), Ok(()));
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_is_opened_again_and_nothing_acknowledged_is_lost() {
+    let power = Power::on(Vec::new(), None);
+    let store = open(&power).unwrap();
+    let acme = VerifiedTenant::for_tests("acme");
+    let name = name(&acme, "t_a");
+    let write = |value: &str| store.write(&acme, &name, entry(value), Conditions::default());
+    write("before").await.unwrap();
+
+    // Somebody else took the room that there was.
+    power.0.lock().unwrap().full = true;
+    assert!(matches!(
+        write("lost").await,
+        Err(WriteError::Backend(BackendError::Away(_)))
+    ));
+    let read = async || loop {
+        match store.read(&acme, &name).await {
+            Err(BackendError::Away(_)) => tokio::task::yield_now().await,
+            other => return other,
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(10), read()).await;
+    assert_eq!(found.unwrap().unwrap().unwrap().value, "before", "while it is full");
+
+    power.0.lock().unwrap().full = false;
+    let wrote = async {
+        while write("after").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wrote).await.unwrap();
+    assert_eq!(store.read(&acme, &name).await.unwrap().unwrap().value, "after");
+    assert_eq!(disagreement(&store), Ok(()));
 }

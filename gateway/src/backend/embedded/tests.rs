@@ -281,7 +281,14 @@ async fn a_request_is_done_once_for_ten_minutes_and_remembered_over_a_restart() 
     let again = store.write(&acme, &mine, entry("x"), once(1, 1)).await.unwrap();
     assert_eq!(again.etag.version, later.etag.version + 1);
     // What is not remembered any more is not kept either.
-    let kept = store.database.begin_read().unwrap().open_table(REQUESTS).unwrap();
+    let kept = store
+        .store
+        .database()
+        .unwrap()
+        .begin_read()
+        .unwrap()
+        .open_table(REQUESTS)
+        .unwrap();
     assert_eq!(kept.iter().unwrap().count(), 1);
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::{BackendError, Conditions, Entry, NewEntry, Precondition, WriteError};
 use super::record::{Record, micros};
 use super::requests::{Requests, Seen};
+use super::store::Store;
 use super::{CHANGES, HISTORY, REQUEST_AGES, REQUESTS, VALUES};
 use crate::clock::Clock;
 use crate::identity::VerifiedTenant;
@@ -20,12 +21,23 @@ use crate::key::{Etag, Life, TenantId};
 const GROUP: usize = 256;
 /// Changes that may wait. More wait where they are asked for, within their callers' deadlines.
 const QUEUE: usize = 2 * GROUP;
+/// What a change may take of the disk besides its value: eight trees, eight pages deep, of 4 KiB.
+const PER_CHANGE: u64 = 8 * 8 * 4096;
 /// Changes that the log keeps.
 const LOG: u64 = 100_000;
 
 pub(super) enum Change {
     Put(NewEntry),
     Delete,
+}
+
+impl Change {
+    fn value(&self) -> &[u8] {
+        match self {
+            Self::Put(entry) => &entry.value,
+            Self::Delete => &[],
+        }
+    }
 }
 
 struct Job {
@@ -44,11 +56,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(database: Arc<Database>, history: u32, clock: Clock) -> io::Result<Self> {
+    pub(super) fn start(store: Arc<Store>, history: u32, clock: Clock) -> io::Result<Self> {
         let (jobs, waiting) = mpsc::channel(QUEUE);
         let thread = thread::Builder::new().name("tagway-writer".to_owned()).spawn(move || {
             Group {
-                database,
+                store,
                 history: u64::from(history),
                 clock,
             }
@@ -95,7 +107,7 @@ impl Drop for Writer {
 }
 
 struct Group {
-    database: Arc<Database>,
+    store: Arc<Store>,
     history: u64,
     clock: Clock,
 }
@@ -104,7 +116,8 @@ impl Group {
     fn serve(&self, mut waiting: mpsc::Receiver<Job>) {
         let mut group = Vec::with_capacity(GROUP);
         while waiting.blocking_recv_many(&mut group, GROUP) > 0 {
-            match self.commit(&group) {
+            let committed = self.store.write(room(&group), |database| self.commit(database, &group));
+            match committed {
                 Ok(answers) => {
                     for (job, answer) in group.drain(..).zip(answers) {
                         // Who left does not care any more; the change is made all the same.
@@ -122,8 +135,12 @@ impl Group {
     }
 
     /// All of the group's changes that may happen, or none. What one of them may not do is its answer, and no failure.
-    fn commit(&self, group: &[Job]) -> Result<Vec<Result<Option<Entry>, WriteError>>, BackendError> {
-        let mut transaction = self.database.begin_write()?;
+    fn commit(
+        &self,
+        database: &Database,
+        group: &[Job],
+    ) -> Result<Vec<Result<Option<Entry>, WriteError>>, BackendError> {
+        let mut transaction = database.begin_write()?;
         // Tenants choose what is written, and redb's checksums are no match for somebody who chooses: only with the
         // second sync is a commit that was cut off told from one that was not, whatever its pages hold.
         transaction.set_two_phase_commit(true);
@@ -217,6 +234,15 @@ impl Group {
             None => standing.map(|standing| standing.entry),
         })
     }
+}
+
+/// What a commit may take of the disk, at most, before it gives anything back: each value stands in two tables, and the
+/// pages on the way to what changed are written anew, of five tables and of redb's own.
+fn room(group: &[Job]) -> u64 {
+    group
+        .iter()
+        .map(|job| PER_CHANGE + 3 * job.change.value().len() as u64)
+        .sum()
 }
 
 /// What a key holds before a change.

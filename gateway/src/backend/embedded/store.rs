@@ -1,0 +1,190 @@
+//! The file while it is open, and open again after it failed.
+//!
+//! After one error of the disk redb refuses everything until the file is opened anew. So whoever meets with an error has
+//! it opened again, and until it is, reads and writes are told to come back. What fills a disk is not left to end that
+//! way: a commit that might not find room is not begun, and reads go on.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use redb::{Database, ReadableDatabase};
+
+use super::super::BackendError;
+use super::{CHANGES, FORMAT, FORMAT_KEY, HISTORY, META, OpenError, REQUEST_AGES, REQUESTS, VALUES};
+
+/// Pages kept in memory.
+const CACHE_BYTES: usize = 64 << 20;
+/// Between two attempts to open a file that failed: the first pause, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// What holds the file.
+pub(super) trait Medium: Send + Sync + 'static {
+    fn open(&self) -> Result<Database, redb::DatabaseError>;
+    /// What it has room for.
+    fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// A path in a file system.
+pub(super) struct OnDisk(PathBuf);
+
+impl OnDisk {
+    /// The folder is made if need be, and the file; for this user's eyes alone.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        // redb makes files that everybody may read; an empty one of ours is as good as none.
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(Self(path.to_owned())),
+        }
+    }
+}
+
+impl Medium for OnDisk {
+    fn open(&self) -> Result<Database, redb::DatabaseError> {
+        Database::builder().set_cache_size(CACHE_BYTES).create(&self.0)
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.0)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+}
+
+/// A medium, and the database on it; none while it is being opened again.
+pub(super) struct Store {
+    medium: Box<dyn Medium>,
+    database: ArcSwapOption<Database>,
+}
+
+impl Store {
+    pub(super) fn open(medium: impl Medium) -> Result<Arc<Self>, OpenError> {
+        let database = open(&medium)?;
+        Ok(Arc::new(Self {
+            medium: Box::new(medium),
+            database: ArcSwapOption::from_pointee(database),
+        }))
+    }
+
+    /// None while it is being opened again.
+    pub(super) fn database(&self) -> Option<Arc<Database>> {
+        self.database.load_full()
+    }
+
+    /// Reads. What makes redb panic is damage.
+    pub(super) fn read<T>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Database) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        self.attempt(read)
+    }
+
+    /// Writes what takes at most `bytes` of the medium, if there is room.
+    pub(super) fn write<T>(
+        self: &Arc<Self>,
+        bytes: u64,
+        write: impl FnOnce(&Database) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        // A medium that cannot tell has to be tried.
+        if self.medium.free_bytes().is_ok_and(|free| free < bytes) {
+            return Err(BackendError::Full);
+        }
+        self.attempt(write)
+    }
+
+    fn attempt<T>(
+        self: &Arc<Self>,
+        attempt: impl FnOnce(&Database) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        let Some(database) = self.database() else {
+            return Err(BackendError::Away(
+                "the file failed and is being opened again".to_owned(),
+            ));
+        };
+        // What panicked is not used again: a transaction ends with the attempt, the database with the failure.
+        let result = catch_unwind(AssertUnwindSafe(|| attempt(&database)));
+        let result = result.unwrap_or_else(|_| Err(BackendError::Away("its pages contradict each other".to_owned())));
+        if let Err(BackendError::Away(why)) = &result {
+            self.reopen(database, why);
+        }
+        result
+    }
+
+    /// Drops what failed, and opens it again on a thread of its own. Once, however many meet with the failure.
+    fn reopen(self: &Arc<Self>, failed: Arc<Database>, why: &str) {
+        let before = self.database.compare_and_swap(&failed, None);
+        if !before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &failed)) {
+            return;
+        }
+        tracing::error!(why, "the embedded store failed and is opened again");
+        drop((before, failed));
+        let store = Arc::downgrade(self);
+        let reopener = thread::Builder::new()
+            .name("tagway-reopener".to_owned())
+            .spawn(move || {
+                let mut pause = PAUSES.0;
+                // Attempts that began before the failure still hold the file; and who dropped the store holds it no more.
+                while let Some(store) = store.upgrade() {
+                    match open(&*store.medium) {
+                        Ok(database) => {
+                            store.database.store(Some(Arc::new(database)));
+                            tracing::info!("the embedded store is open again");
+                            return;
+                        }
+                        Err(error) => tracing::debug!(%error, "the embedded store does not open"),
+                    }
+                    drop(store);
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            });
+        if let Err(error) = reopener {
+            // The next attempt finds no database. A process without threads has worse troubles.
+            tracing::error!(%error, "no thread to open the embedded store again: restart the gateway");
+        }
+    }
+}
+
+fn open(medium: &dyn Medium) -> Result<Database, OpenError> {
+    // redb believes what its checksums cover and panics on what then makes no sense. What panicked is dropped here.
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let database = medium.open().map_err(redb::Error::from)?;
+        check_format(&database)?;
+        Ok(database)
+    }));
+    opened.unwrap_or_else(|_| Err(OpenError::Database("its pages contradict each other".to_owned())))
+}
+
+fn check_format(database: &Database) -> Result<(), OpenError> {
+    let read = || -> Result<Option<u64>, redb::Error> {
+        match database.begin_read()?.open_table(META) {
+            Ok(meta) => Ok(meta.get(FORMAT_KEY)?.map(|format| format.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    };
+    let create = || -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+        // So that readers find them.
+        transaction.open_table(VALUES)?;
+        transaction.open_table(HISTORY)?;
+        transaction.open_table(CHANGES)?;
+        transaction.open_table(REQUESTS)?;
+        transaction.open_table(REQUEST_AGES)?;
+        Ok(transaction.commit()?)
+    };
+    match read()? {
+        Some(FORMAT) => Ok(()),
+        Some(other) => Err(OpenError::Format(other)),
+        None => Ok(create()?),
+    }
+}
