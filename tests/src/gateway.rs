@@ -95,8 +95,24 @@ impl Gateway {
     /// On these settings, in this folder.
     #[must_use]
     pub fn start_in(folder: Arc<TempDir>, key: Arc<Key>, settings: &str) -> Self {
+        let program = command(folder.path());
+        Self::spawn(program, folder, key, settings)
+    }
+
+    /// The same, once more, with files that grow to so many KiB and not a byte further: what is written there fails.
+    #[must_use]
+    pub fn start_again_cramped(&self, kib: u64, settings: &str) -> Self {
+        let mut program = Command::new("sh");
+        // Without the trap the signal would end the process before the error could be told.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
+        program.args(["-c", &script]).arg(binary());
+        Self::spawn(program, Arc::clone(&self.folder), Arc::clone(&self.key), settings)
+    }
+
+    fn spawn(mut program: Command, folder: Arc<TempDir>, key: Arc<Key>, settings: &str) -> Self {
         fs::write(folder.path().join("tagway.toml"), settings).expect("written");
-        let mut process = command(folder.path())
+        let mut process = own_variables_only(&mut program)
+            .current_dir(folder.path())
             .args(["serve", "--config", "tagway.toml"])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -188,7 +204,11 @@ impl Drop for Gateway {
 #[must_use]
 pub fn command(folder: &Path) -> Command {
     let mut command = Command::new(binary());
-    command.current_dir(folder);
+    own_variables_only(&mut command).current_dir(folder);
+    command
+}
+
+fn own_variables_only(command: &mut Command) -> &mut Command {
     for (name, _) in env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("TAGWAY_")) {
             command.env_remove(name);

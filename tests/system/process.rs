@@ -111,6 +111,43 @@ async fn terminated_under_load_it_fails_no_request_that_it_took() {
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_grow_is_an_error_to_writers_and_reads_go_on() {
+    let mut gateway = Gateway::start();
+    gateway.client("acme").await.put(KEY, "before").await.unwrap();
+    gateway.signal("TERM");
+    gateway.wait();
+    let settings = settings("file:keys.json", "[limits]\nrequest_bytes = \"4MiB\"");
+    let gateway = gateway.start_again_cramped(16 << 10, &settings);
+    let client = gateway.client("acme").await;
+    let large = "x".repeat(1 << 20);
+    let mut acknowledged = 0;
+    let refused = loop {
+        match client.put("tenant_config_large", &large).await {
+            Ok(written) => acknowledged = written.version,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(
+        why::<()>(Err(refused)),
+        (Code::Unavailable, "BACKEND_UNAVAILABLE".to_owned())
+    );
+    assert!(acknowledged > 0, "it had room for one");
+
+    // The file is opened again at once, and as long as nothing large is written all is well.
+    let found = loop {
+        match client.get(KEY).await {
+            Err(status) if status.code() == Code::Unavailable => {}
+            other => break other.unwrap(),
+        }
+    };
+    assert_eq!(found.value, "before");
+    let large = client.get("tenant_config_large").await.unwrap();
+    assert_eq!(large.version, acknowledged);
+    assert!(http(&gateway.ops, "/readyz").starts_with("HTTP/1.1 200"));
+    assert!(gateway.log().contains("is open again"), "{}", gateway.log());
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_survives_a_kill_under_concurrent_writes() {
     let mut gateway = Gateway::start();
     let settings = settings("file:keys.json", "");
