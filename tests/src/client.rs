@@ -1,6 +1,7 @@
 //! A client that says who it is with every call, and errors as tests look at them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tagway_proto::v1;
 use tagway_proto::v1::config_service_client::ConfigServiceClient;
@@ -8,6 +9,24 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
+
+use crate::issuer::{Key, claims};
+
+/// Where a gateway is, and what signs the tokens that it believes.
+#[derive(Clone)]
+pub struct Door {
+    /// Its address for gRPC.
+    pub address: String,
+    /// The issuer's.
+    pub key: Arc<Key>,
+}
+
+impl Door {
+    /// A client with a token that may read and write for `tenant`.
+    pub async fn client(&self, tenant: &str) -> Client {
+        Client::connect(&self.address, Some(&self.key.token(&claims(tenant)))).await
+    }
+}
 
 /// One caller.
 #[derive(Clone)]

@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::client::Client;
-use crate::issuer::{AUDIENCE, ISSUER, Key, claims, key_set};
+use crate::client::{Client, Door};
+use crate::issuer::{AUDIENCE, ISSUER, Key, key_set};
 
 /// How long a gateway may take to start, on a machine that is busy with everything else.
 const START: Duration = Duration::from_mins(1);
@@ -148,9 +148,18 @@ impl Gateway {
         }
     }
 
+    /// Where callers find it.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        Door {
+            address: self.address.clone(),
+            key: Arc::clone(&self.key),
+        }
+    }
+
     /// A client with a token that may read and write for `tenant`.
     pub async fn client(&self, tenant: &str) -> Client {
-        self.client_with(&self.key.token(&claims(tenant))).await
+        self.door().client(tenant).await
     }
 
     /// A client with this token.

@@ -13,3 +13,4 @@ pub mod client;
 pub mod gateway;
 pub mod issuer;
 pub mod jwks_server;
+pub mod mutant;

@@ -8,9 +8,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tagway_proto::v1;
-use tagway_tests::client::{Client, why};
+use tagway_tests::client::{Client, Door, why};
 use tagway_tests::gateway::{Gateway, settings};
 use tagway_tests::issuer::{Key, claims, key_set};
+use tagway_tests::mutant::{Bug, Mutant, noticed};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -56,9 +57,12 @@ struct Neighbour {
     task: JoinHandle<Result<Vec<Duration>, Status>>,
 }
 
+/// Longer than any neighbour waits for an answer, on a machine that is busy with everything else.
+const HELD_UP: Duration = Duration::from_secs(1);
+
 impl Neighbour {
-    async fn start(gateway: &Gateway) -> Self {
-        let client = gateway.client("neighbour").await;
+    async fn start(door: &Door) -> Self {
+        let client = door.client("neighbour").await;
         client.put("tenant_config_a", "x").await.unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -86,6 +90,8 @@ impl Neighbour {
         self.stop.store(true, Ordering::Relaxed);
         let mut times = self.task.await.unwrap().expect("no request of the neighbour's fails");
         times.sort();
+        let longest = times.last().copied().unwrap_or_default();
+        assert!(longest < HELD_UP, "the neighbour was held up for {longest:?}");
         (times[times.len() / 2], times[times.len() * 99 / 100])
     }
 }
@@ -120,21 +126,7 @@ async fn every_hostile_answer_is_one_error_for_who_asked() {
         "namespace-unicode",
         "namespace-nul",
     ] {
-        let neighbour = Neighbour::start(&gateway).await;
-        let key = format!("hostile_{how}");
-        let failed = (Code::Internal, "STRATEGY_FAILED".to_owned());
-        let mut slowest = Duration::ZERO;
-        for _ in 0..5 {
-            let sent = Instant::now();
-            assert_eq!(why(client.get(&key).await), failed, "{how}");
-            assert_eq!(why(client.put(&key, "x").await), failed, "{how}");
-            assert_eq!(why(client.delete(&key).await), failed, "{how}");
-            slowest = slowest.max(sent.elapsed() / 3);
-        }
-        let (p50, p99) = neighbour.well().await;
-        println!("{how:<20}{slowest:>12.1?}{p50:>16.1?}{p99:>16.1?}");
-        // A trap poisons its own call: the next one of the same strategy is served.
-        assert_eq!(client.get("hostile_fine").await.unwrap().value, "x");
+        contained(gateway.door(), how).await;
     }
     for prefix in ["hostile_loop", "hostile_many", "hostile_escape"] {
         assert_eq!(
@@ -169,11 +161,44 @@ async fn every_hostile_answer_is_one_error_for_who_asked() {
     assert_eq!(client.keys("hostile_").await.unwrap(), ["hostile_fine"]);
 }
 
+/// Who asks gets an error, a neighbour notices nothing, and the next call of the same strategy is served.
+#[allow(clippy::print_stdout, reason = "a table for who runs it with --nocapture")]
+async fn contained(door: Door, how: &str) {
+    let client = door.client("acme").await;
+    client.put("hostile_fine", "x").await.unwrap();
+    let neighbour = Neighbour::start(&door).await;
+    let key = format!("hostile_{how}");
+    let failed = (Code::Internal, "STRATEGY_FAILED".to_owned());
+    let mut slowest = Duration::ZERO;
+    for _ in 0..5 {
+        let sent = Instant::now();
+        assert_eq!(why(client.get(&key).await), failed, "{how}");
+        assert_eq!(why(client.put(&key, "x").await), failed, "{how}");
+        assert_eq!(why(client.delete(&key).await), failed, "{how}");
+        slowest = slowest.max(sent.elapsed() / 3);
+    }
+    let (p50, p99) = neighbour.well().await;
+    println!("{how:<20}{slowest:>12.1?}{p50:>16.1?}{p99:>16.1?}");
+    assert_eq!(client.get("hostile_fine").await.unwrap().value, "x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_contains_nothing_is_noticed() {
+    let right = Mutant::start(Bug::None).await;
+    for how in ["trap", "loop"] {
+        contained(right.door().clone(), how).await;
+    }
+    for (bug, how) in [(Bug::TrapPoisons, "trap"), (Bug::LoopBlocks, "loop")] {
+        let wrong = Mutant::start(bug).await;
+        assert!(noticed(contained(wrong.door().clone(), how)).await, "{bug:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_loops_of_many_tenants_leaves_the_others_served() {
     let gateway = gateway(PATIENT);
     let first = gateway.client("tenant-0").await;
-    let neighbour = Neighbour::start(&gateway).await;
+    let neighbour = Neighbour::start(&gateway.door()).await;
     let stop = Arc::new(AtomicBool::new(false));
     let loops: Vec<_> = (0..32)
         .map(|i| {
@@ -249,6 +274,8 @@ async fn nothing_of_one_call_is_there_for_the_next() {
     for tenant in 0..20 {
         let client = first.with_token(&gateway.key.token(&claims(&format!("tenant-{tenant}"))));
         assert_eq!(reason(&client, "hostile_counter").await, "1");
+        // What another tenant's call wrote into its memory, this one does not find there.
+        assert_eq!(reason(&client, "hostile_leftovers").await, "0 bytes");
     }
 }
 

@@ -1,9 +1,10 @@
 //! Promise: Isolation. No call, error, page token or etag lets a tenant learn that another's key exists.
 
 use tagway_proto::v1;
-use tagway_tests::client::{Client, delete, get, if_absent, if_match, list, put, refused, why};
+use tagway_tests::client::{Client, Door, delete, get, if_absent, if_match, list, put, refused, why};
 use tagway_tests::gateway::Gateway;
 use tagway_tests::issuer::claims;
+use tagway_tests::mutant::{Bug, Mutant, noticed};
 use tonic::metadata::KeyRef;
 use tonic::{Code, Status};
 
@@ -15,9 +16,9 @@ const KEYS: [&str; 4] = [
     "tenant_config_x_deep",
 ];
 
-async fn three(gateway: &Gateway) -> [Client; 3] {
-    let acme = gateway.client(TENANTS[0]).await;
-    let others = [1, 2].map(|i| acme.with_token(&gateway.key.token(&claims(TENANTS[i]))));
+async fn three(door: &Door) -> [Client; 3] {
+    let acme = door.client(TENANTS[0]).await;
+    let others = [1, 2].map(|i| acme.with_token(&door.key.token(&claims(TENANTS[i]))));
     let [globex, acme2] = others;
     [acme, globex, acme2]
 }
@@ -38,8 +39,29 @@ fn whole(status: &Status) -> (Code, String, Vec<u8>, Vec<String>) {
 
 #[tokio::test]
 async fn identical_keys_of_three_tenants_never_meet() {
-    let gateway = Gateway::start();
-    let tenants = three(&gateway).await;
+    never_meet(Gateway::start().door()).await;
+}
+
+#[tokio::test]
+async fn anothers_key_and_no_key_answer_alike() {
+    answer_alike(Gateway::start().door()).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_breaks_the_promise_is_noticed() {
+    let right = Mutant::start(Bug::None).await;
+    never_meet(right.door().clone()).await;
+    answer_alike(right.door().clone()).await;
+    for bug in [Bug::KeysWithoutTenant, Bug::ListsOfEverybody] {
+        let wrong = Mutant::start(bug).await;
+        assert!(noticed(never_meet(wrong.door().clone())).await, "{bug:?}");
+    }
+    let wrong = Mutant::start(Bug::TellsWhatExists).await;
+    assert!(noticed(answer_alike(wrong.door().clone())).await);
+}
+
+async fn never_meet(door: Door) {
+    let tenants = three(&door).await;
     for (tenant, client) in TENANTS.iter().zip(&tenants) {
         for key in KEYS {
             assert_eq!(why(client.get(key).await), (Code::NotFound, "NOT_FOUND".to_owned()));
@@ -86,10 +108,8 @@ async fn identical_keys_of_three_tenants_never_meet() {
     );
 }
 
-#[tokio::test]
-async fn anothers_key_and_no_key_answer_alike() {
-    let gateway = Gateway::start();
-    let [acme, globex, _] = three(&gateway).await;
+async fn answer_alike(door: Door) {
+    let [acme, globex, _] = three(&door).await;
     let theirs = "tenant_config_theirs";
     let nobodys = "tenant_config_nobodys";
     let etag = globex.put(theirs, "secret").await.unwrap().etag;
@@ -139,7 +159,7 @@ async fn anothers_key_and_no_key_answer_alike() {
 #[tokio::test]
 async fn page_tokens_and_etags_are_worthless_elsewhere() {
     let gateway = Gateway::start();
-    let [acme, globex, _] = three(&gateway).await;
+    let [acme, globex, _] = three(&gateway.door()).await;
     for client in [&acme, &globex] {
         for i in 0..5 {
             client.put(&format!("tenant_config_{i}"), "x").await.unwrap();
@@ -225,7 +245,7 @@ async fn page_tokens_and_etags_are_worthless_elsewhere() {
 #[tokio::test]
 async fn what_is_not_built_says_so_and_nothing_else() {
     let gateway = Gateway::start();
-    let [acme, ..] = three(&gateway).await;
+    let [acme, ..] = three(&gateway.door()).await;
     let mut grpc = acme.grpc.clone();
     let unbuilt = (Code::Unimplemented, "UNIMPLEMENTED".to_owned());
     let stream = tokio_stream::iter([v1::WatchConfigsRequest::default()]);

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use tagway_proto::v1;
-use tagway_tests::client::{Client, delete, get, if_absent, if_match, list, put, why};
+use tagway_tests::client::{Client, Door, delete, get, if_absent, if_match, list, put, why};
 use tagway_tests::gateway::Gateway;
 use tagway_tests::issuer::claims;
+use tagway_tests::mutant::{Bug, Mutant, noticed};
 use tonic::Code;
 
 const KEY: &str = "tenant_config_a";
@@ -75,8 +76,18 @@ async fn no_two_states_have_one_etag() {
 
 #[tokio::test]
 async fn of_many_writers_with_one_etag_one_wins() {
-    let gateway = Gateway::start();
-    let client = gateway.client("acme").await;
+    one_wins(Gateway::start().door()).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_loses_updates_is_noticed() {
+    one_wins(Mutant::start(Bug::None).await.door().clone()).await;
+    let wrong = Mutant::start(Bug::ChecksThenWrites).await;
+    assert!(noticed(one_wins(wrong.door().clone())).await);
+}
+
+async fn one_wins(door: Door) {
+    let client = door.client("acme").await;
     let mut etag = client.put(KEY, "0").await.unwrap().etag;
     for round in 0..20 {
         let writers: Vec<_> = (0..16)

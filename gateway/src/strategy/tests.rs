@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+use wasmtime::component::{Component, Linker};
+
 use super::component::Prepared;
+use super::limits::Limits;
 use super::*;
+use crate::settings::StrategyLimits;
 
 const LIMIT: u64 = 1 << 20;
 
@@ -78,4 +82,39 @@ fn native_code_is_refused() {
     let component = wat::parse_str("(component)").unwrap();
     let native = engine.wasmtime().precompile_component(&component).unwrap();
     assert_eq!(refused(&native), RefusedComponent::Precompiled);
+}
+
+/// Instantiates a component with one core module, within the limits of a call.
+fn instantiated(module: &str) -> wasmtime::Result<()> {
+    let engine = Engine::new().unwrap();
+    let text = format!("(component (core module $m {module}) (core instance (instantiate $m)))");
+    let component = Component::from_binary(engine.wasmtime(), &wat::parse_str(text).unwrap())?;
+    let mut store = Limits::new(&StrategyLimits::default(), 1 << 20).store(&engine)?;
+    let linker = Linker::new(engine.wasmtime());
+    linker.instantiate(&mut store, &component).map(drop)
+}
+
+#[test]
+fn a_table_grows_no_further_than_its_limit() {
+    // Grows a table by $1, and traps if that was granted ($2 = 1) or refused ($2 = 0).
+    let grow = |by: usize, trap_if_granted: u8| {
+        format!(
+            "(table 1 funcref)
+             (func $f (if (i32.eq (i32.const {trap_if_granted})
+                 (i32.ne (i32.const -1) (table.grow (ref.null func) (i32.const {by}))))
+                 (then unreachable)))
+             (start $f)"
+        )
+    };
+    instantiated(&grow(9_000, 0)).unwrap();
+    for hog in [10_000, 1_000_000] {
+        instantiated(&grow(hog, 1)).unwrap();
+    }
+    // To ask for very many costs more fuel than there is.
+    assert!(instantiated(&grow(100_000_000, 1)).is_err());
+    // One that is born larger is not instantiated at all.
+    assert!(instantiated("(table 1000000 funcref)").is_err());
+    // Many small ones are no way around it.
+    let many = "(table 1 funcref)".repeat(20);
+    assert!(instantiated(&many).is_err());
 }

@@ -2,7 +2,12 @@
 //! `loop-describe` or `trap-describe` have it done before it serves.
 
 #![cfg(target_arch = "wasm32")]
-#![allow(unsafe_code, clippy::panic, reason = "a guest is generated code around bad manners")]
+#![allow(
+    missing_docs,
+    unsafe_code,
+    clippy::panic,
+    reason = "a guest is generated code around bad manners"
+)]
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -101,6 +106,7 @@ impl router::Guest for Hostile {
             "namespace-tag" => decision.home.namespace = "a_".to_owned(),
             "namespace-unicode" => decision.home.namespace = "ä".to_owned(),
             "namespace-nul" => decision.home.namespace = "a\0".to_owned(),
+            "leftovers" => decision.reason = Some(format!("{} bytes", leftovers())),
             "refusal" => return Err(Refusal::Denied("\u{1b}[31m".repeat(100_000))),
             "counter" => {
                 decision.reason = Some(CALLS.fetch_add(1, Ordering::Relaxed).wrapping_add(1).to_string());
@@ -136,6 +142,19 @@ fn forever() -> ! {
     loop {
         n = black_box(n.wrapping_add(1));
     }
+}
+
+/// Bytes of fresh memory that somebody wrote before; and leaves some behind.
+fn leftovers() -> usize {
+    const PAGES: usize = 32;
+    const WORDS: usize = PAGES * 65536 / 8;
+    let page = core::arch::wasm32::memory_grow(0, PAGES);
+    // SAFETY: these pages are this instance's since a moment ago, and nobody's before.
+    let fresh = unsafe { std::slice::from_raw_parts_mut((page * 65536) as *mut u64, WORDS) };
+    let found = fresh.iter().filter(|word| **word != 0).count() * 8;
+    fresh.fill(black_box(0x0073_6563_7265_7421));
+    black_box(&fresh[0]);
+    found
 }
 
 /// Takes and touches memory until there is no more.

@@ -4,9 +4,9 @@
 //! it opened again, and until it is, reads and writes are told to come back. What fills a disk is not left to end that
 //! way: a commit that might not find room is not begun, and reads go on.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use redb::{Database, ReadableDatabase};
+use tempfile::NamedTempFile;
 
 use super::super::BackendError;
 use super::{CHANGES, FORMAT, FORMAT_KEY, HISTORY, META, OpenError, REQUEST_AGES, REQUESTS, VALUES};
@@ -35,16 +36,26 @@ pub(super) trait Medium: Send + Sync + 'static {
 pub(super) struct OnDisk(PathBuf);
 
 impl OnDisk {
-    /// The folder is made if need be, and the file; for this user's eyes alone.
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    /// The folder is made if need be, and the file; for this user's eyes alone. Whatever ends this early, what lies
+    /// at `path` is whole: a new file is made beside it and gets its name when it is.
+    pub(super) fn create(path: &Path) -> Result<Self, OpenError> {
+        let this = Self(path.to_owned());
+        if path.exists() {
+            return Ok(this);
         }
-        // redb makes files that everybody may read; an empty one of ours is as good as none.
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(Self(path.to_owned())),
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let fresh = NamedTempFile::new_in(folder)?;
+        drop(open(&Self(fresh.path().to_owned()))?);
+        match fresh.persist_noclobber(path) {
+            // Another process was faster. Which of the two may have it is seen when it is opened.
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => return Err(error.error.into()),
+            _ => File::open(folder)?.sync_all()?,
         }
+        Ok(this)
     }
 }
 
@@ -142,7 +153,7 @@ impl Store {
                         Err(error) => tracing::debug!(%error, "the embedded store does not open"),
                     }
                     drop(store);
-                    thread::sleep(pause);
+                    thread::park_timeout(pause);
                     pause = (pause * 2).min(PAUSES.1);
                 }
             });
