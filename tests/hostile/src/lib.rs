@@ -146,7 +146,7 @@ fn forever() -> ! {
 
 /// Bytes of fresh memory that somebody wrote before; and leaves some behind.
 fn leftovers() -> usize {
-    const PAGES: usize = 32;
+    const PAGES: usize = 8;
     const WORDS: usize = PAGES * 65536 / 8;
     let page = core::arch::wasm32::memory_grow(0, PAGES);
     // SAFETY: these pages are this instance's since a moment ago, and nobody's before.
