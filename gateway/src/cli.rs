@@ -2,11 +2,14 @@
 
 mod check;
 mod client;
+mod completions;
 mod delete;
 mod explain;
+mod export;
 mod failure;
 mod get;
 mod history;
+mod import;
 mod list;
 mod put;
 mod rollback;
@@ -53,6 +56,12 @@ enum Command {
     Rollback(rollback::Rollback),
     /// Tell which strategy and which store answer for a key
     Explain(explain::Explain),
+    /// Write everything of a tenant as JSON lines
+    Export(export::Export),
+    /// Read JSON lines into a tenant
+    Import(import::Import),
+    /// Print a shell's completions
+    Completions(completions::Completions),
 }
 
 /// The environment's variables. One of ours that is no text is an error; others do not matter.
@@ -83,6 +92,9 @@ pub(crate) fn run() -> ExitCode {
         Command::History(command) => client::block_on(command.run()),
         Command::Rollback(command) => client::block_on(command.run()),
         Command::Explain(command) => client::block_on(command.run()),
+        Command::Export(command) => client::block_on(command.run()),
+        Command::Import(command) => client::block_on(command.run()),
+        Command::Completions(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@
 )]
 
 mod containment;
+mod export;
 mod grammar;
 mod history;
 mod identity;

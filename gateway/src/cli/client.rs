@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
 use http::Uri;
+use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 use tagway_proto::v1;
 use tagway_proto::v1::config_service_client::ConfigServiceClient;
@@ -120,6 +121,7 @@ impl Gateway {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Credentials {
     authorization: Option<MetadataValue<Ascii>>,
     tenant: Option<MetadataValue<Ascii>>,
@@ -177,6 +179,7 @@ pub(super) fn object(config: &v1::Config) -> Map<String, Value> {
     set("update_time", json!(config.update_time.map(|time| time.to_string())));
     set("updated_by", json!(config.updated_by));
     set("backend", json!(config.backend));
+    set("secret", json!(config.secret));
     object
 }
 
@@ -208,6 +211,14 @@ pub(super) fn print_line(config: &v1::Config) -> Result<(), Failure> {
         config.version,
         config.updated_by
     )?)
+}
+
+/// How far a long command is, on a terminal's stderr: of so many bytes, or of nobody knows how many lines.
+pub(super) fn progress(bytes: Option<u64>) -> ProgressBar {
+    match bytes {
+        Some(bytes) => ProgressBar::new(bytes),
+        None => ProgressBar::new_spinner(),
+    }
 }
 
 /// Runs a command that waits for answers.
