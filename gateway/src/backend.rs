@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use crate::identity::VerifiedTenant;
 use crate::key::{Etag, Name};
-use crate::placement::{PhysicalName, PhysicalRange};
+use crate::placement::{PhysicalName, PhysicalRange, SHARED, Space};
+use crate::settings::Permission;
 
 /// What a backend can do.
 #[allow(clippy::struct_excessive_bools, reason = "each is a yes or no of its own")]
@@ -83,6 +84,8 @@ pub enum Precondition {
     Match(Etag),
     /// Nothing stands.
     Absent,
+    /// It does not hold, whatever stands: only a request that was done before gets its answer.
+    Never,
 }
 
 /// A request that is done once, however often it is sent: for [`REMEMBERED`] a retry gets the first answer.
@@ -153,8 +156,8 @@ pub enum BackendError {
     /// What it holds cannot be read.
     #[error("cannot be read: {0}")]
     Damaged(String),
-    /// The name is in another tenant's space. Something above is broken.
-    #[error("a name of another tenant than the token's reached the storage layer")]
+    /// The name is in another tenant's space, or in everybody's for who may not share. Something above is broken.
+    #[error("a name that is not the token's reached the storage layer")]
     Foreign,
 }
 
@@ -212,13 +215,36 @@ pub trait Backend: Send + Sync {
         conditions: Conditions,
     ) -> Result<Entry, WriteError>;
 
-    /// Deletes. True if something stood there. When it returns, the delete is durable.
+    /// Deletes. True if something stood there, or `elsewhere`, which is whether this request deleted it in another
+    /// place already. When it returns, the delete is durable.
     async fn delete(
         &self,
         tenant: &VerifiedTenant,
         name: &PhysicalName,
+        elsewhere: bool,
         conditions: Conditions,
     ) -> Result<bool, WriteError>;
+}
+
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// The scope root under which a call for `tenant` may do this: the third wall. It is made of the token's tenant and of
+/// nothing that came through a strategy; what all tenants read is written by who may share alone.
+pub(crate) fn scope_root<'t>(
+    tenant: &'t VerifiedTenant,
+    range: &PhysicalRange,
+    access: Access,
+) -> Result<&'t str, BackendError> {
+    match range.space() {
+        Space::Tenant(named) if named == tenant.id() => Ok(tenant.id().as_str()),
+        Space::Shared if access == Access::Read || tenant.caller().may(Permission::Share) => Ok(SHARED),
+        Space::Tenant(_) | Space::Shared => Err(BackendError::Foreign),
+    }
 }
 
 /// The operator's stores by id.

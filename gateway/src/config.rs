@@ -6,17 +6,18 @@ mod explain;
 mod history;
 mod list;
 mod page_token;
+mod read;
+mod write;
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::backend::{Backend, BackendError, Catalog, Conditions, Entry, NewEntry, Once, Precondition, WriteError};
-use crate::identity::{Reader, VerifiedTenant, Writer};
+use crate::backend::{Backend, BackendError, Catalog, Entry, Precondition};
+use crate::identity::VerifiedTenant;
 use crate::key::{ConfigKey, KeyError};
-use crate::placement::Place;
+use crate::placement::{Origin, Place, Placed};
 use crate::strategy::{Context, DecideError, Operation, Registry, Snapshot};
 
 pub use explain::{Explained, Step};
@@ -40,6 +41,18 @@ pub struct Config {
     pub entry: Entry,
     /// The catalog id of the store.
     pub backend: Arc<str>,
+    /// What that place is to the key.
+    pub origin: Origin,
+}
+
+/// What a request addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum Scope {
+    /// What the tenant sees: its own value, or a default under it.
+    #[default]
+    Own,
+    /// The first shared default of the decision, itself.
+    Shared,
 }
 
 /// What a writer asks for besides key and value.
@@ -53,6 +66,8 @@ pub struct WriteOptions {
     pub secret: bool,
     /// For the strategy.
     pub context: Context,
+    /// What is addressed.
+    pub scope: Scope,
 }
 
 /// Something that a backend cannot do.
@@ -90,6 +105,9 @@ pub enum ConfigError {
     /// Nothing stands there, or never stood in that version.
     #[error("no such key or version")]
     NotFound,
+    /// The shared scope is addressed, and the decision has no default there.
+    #[error("the decision for this key has no shared default")]
+    Unshared,
     /// `if_absent`, and it is there.
     #[error("it is there already")]
     AlreadyExists,
@@ -144,188 +162,57 @@ impl Configs {
         }
     }
 
-    /// What stands at `key`; or what stood there, if `version` is not 0.
-    pub async fn get(
-        &self,
-        reader: &Reader,
-        key: &str,
-        version: u64,
-        context: &Context,
-    ) -> Result<Config, ConfigError> {
-        let (key, home) = self.home(reader, key, Operation::Read, context).await?;
-        let backend = self.backend(&home.backend)?;
-        let entry = if version == 0 {
-            backend.read(reader, &home.name).await?
-        } else {
-            check_history(backend)?;
-            backend.read_version(reader, &home.name, version).await?
-        };
-        Ok(Config {
-            key: key.to_string(),
-            entry: entry.ok_or(ConfigError::NotFound)?,
-            backend: home.backend,
-        })
-    }
-
-    /// Writes. Returns what stands then, without its value.
-    pub async fn put(
-        &self,
-        writer: &Writer,
-        key: &str,
-        entry: NewEntry,
-        options: &WriteOptions,
-    ) -> Result<Config, ConfigError> {
-        let (key, home) = self.home(writer, key, Operation::Write, &options.context).await?;
-        let backend = self.backend(&home.backend)?;
-        check_capabilities(backend, options)?;
-        let limit = backend.capabilities().max_value_bytes;
-        if entry.value.len() > limit as usize {
-            return Err(ConfigError::ValueTooLarge {
-                size: entry.value.len(),
-                limit,
-            });
-        }
-        let asked = ("put", &*entry.value, &entry.content_type);
-        let conditions = options.conditions(&key, &asked)?;
-        write(writer, key, home, backend, entry, conditions).await
-    }
-
-    /// Writes what stood at `key` in an earlier version again, as a new one. Returns what stands then, without its value.
-    pub async fn rollback(
-        &self,
-        writer: &Writer,
-        key: &str,
-        version: u64,
-        options: &WriteOptions,
-    ) -> Result<Config, ConfigError> {
-        let (key, home) = self.home(writer, key, Operation::Write, &options.context).await?;
-        let backend = self.backend(&home.backend)?;
-        check_capabilities(backend, options)?;
-        check_history(backend)?;
-        let earlier = backend.read_version(writer, &home.name, version).await?;
-        let earlier = earlier.ok_or(ConfigError::NotFound)?;
-        let entry = NewEntry {
-            value: earlier.value,
-            content_type: earlier.content_type,
-        };
-        let conditions = options.conditions(&key, &("rollback", version))?;
-        write(writer, key, home, backend, entry, conditions).await
-    }
-
-    /// Deletes. True if something stood there.
-    pub async fn delete(&self, writer: &Writer, key: &str, options: &WriteOptions) -> Result<bool, ConfigError> {
-        let (key, home) = self.home(writer, key, Operation::Delete, &options.context).await?;
-        let backend = self.backend(&home.backend)?;
-        check_capabilities(backend, options)?;
-        let conditions = options.conditions(&key, &"delete")?;
-        let deleted = backend.delete(writer, &home.name, conditions).await;
-        deleted.map_err(|error| write_error(error, options.precondition))
-    }
-
-    /// Where `key` lives. One snapshot answers for one request.
-    async fn home(
-        &self,
+    /// Splits the key and asks its strategy. One snapshot answers for one request.
+    async fn place(
+        snapshot: &Snapshot,
         tenant: &VerifiedTenant,
         key: &str,
         operation: Operation,
         context: &Context,
-    ) -> Result<(ConfigKey, Place), ConfigError> {
-        let snapshot = self.registry.current();
+        scope: Scope,
+    ) -> Result<Keyed, ConfigError> {
         let key = snapshot.tags().parse(key)?;
-        let home = decide(&snapshot, tenant, &key, operation, context).await?;
-        Ok((key, home))
-    }
-
-    fn backend(&self, id: &str) -> Result<&Arc<dyn Backend>, ConfigError> {
-        // Grants are cut out of the catalog, so this finds it.
-        let missing = || BackendError::Damaged(format!("`{id}` is not in the catalog"));
-        Ok(self.catalog.get(id).ok_or_else(missing)?)
+        let strategy = snapshot.strategy(key.tag()).ok_or(ConfigError::StrategyRejected)?;
+        let placed = strategy.decide(tenant, &key, operation, context).await?;
+        let placed = match scope {
+            Scope::Own => placed,
+            Scope::Shared => Arc::new(placed.shared().ok_or(ConfigError::Unshared)?),
+        };
+        Ok(Keyed { key, placed })
     }
 }
 
-async fn decide(
-    snapshot: &Snapshot,
-    tenant: &VerifiedTenant,
-    key: &ConfigKey,
-    operation: Operation,
-    context: &Context,
-) -> Result<Place, ConfigError> {
-    let strategy = snapshot.strategy(key.tag()).ok_or(ConfigError::StrategyRejected)?;
-    let placed = strategy.decide(tenant, key, operation, context).await?;
-    Ok(placed.home.clone())
-}
-
-async fn write(
-    writer: &Writer,
+/// A key, and where it lives.
+struct Keyed {
     key: ConfigKey,
-    home: Place,
-    backend: &Arc<dyn Backend>,
-    entry: NewEntry,
-    conditions: Conditions,
-) -> Result<Config, ConfigError> {
-    let written = backend.write(writer, &home.name, entry, conditions).await;
-    Ok(Config {
-        key: key.to_string(),
-        entry: written.map_err(|error| write_error(error, conditions.precondition))?,
-        backend: home.backend,
-    })
+    placed: Arc<Placed>,
 }
 
-fn check_capabilities(backend: &Arc<dyn Backend>, options: &WriteOptions) -> Result<(), ConfigError> {
-    let can = backend.capabilities();
-    let asked = [
-        (
-            matches!(options.precondition, Precondition::Match(_)),
-            can.if_match,
-            Capability::IfMatch,
-        ),
-        (
-            options.precondition == Precondition::Absent,
-            can.if_absent,
-            Capability::IfAbsent,
-        ),
-        (options.request_id.is_some(), can.request_id, Capability::RequestId),
-        (options.secret, can.secret, Capability::Secret),
-    ];
-    match asked.into_iter().find(|(asked, can, _)| *asked && !can) {
-        Some((_, _, capability)) => Err(ConfigError::CapabilityMissing(capability)),
-        None => Ok(()),
+impl Config {
+    fn new(key: &ConfigKey, origin: Origin, place: &Place, mut entry: Entry) -> Self {
+        if place.is_shared() {
+            // Who writes for all tenants is no tenant's to know.
+            entry.updated_by.clear();
+        }
+        Self {
+            key: key.to_string(),
+            entry,
+            backend: Arc::clone(&place.backend),
+            origin: if place.is_shared() { Origin::Default } else { origin },
+        }
+    }
+}
+
+fn check_capability(can: bool, capability: Capability) -> Result<(), ConfigError> {
+    if can {
+        Ok(())
+    } else {
+        Err(ConfigError::CapabilityMissing(capability))
     }
 }
 
 fn check_history(backend: &Arc<dyn Backend>) -> Result<(), ConfigError> {
-    if backend.capabilities().history {
-        Ok(())
-    } else {
-        Err(ConfigError::CapabilityMissing(Capability::History))
-    }
-}
-
-impl WriteOptions {
-    /// For the store. `asked` is what the request asks for besides key and options.
-    fn conditions(&self, key: &ConfigKey, asked: &impl Serialize) -> Result<Conditions, ConfigError> {
-        let digest = |id| {
-            let precondition = format!("{:?}", self.precondition);
-            let whole = (asked, key.to_string(), precondition, self.secret, &self.context);
-            let whole = postcard::to_stdvec(&whole).map_err(|_| ConfigError::Seal)?;
-            let mut digest = [0; 32];
-            digest.copy_from_slice(digest::digest(&digest::SHA256, &whole).as_ref());
-            Ok::<_, ConfigError>(Once { id, digest })
-        };
-        Ok(Conditions {
-            precondition: self.precondition,
-            once: self.request_id.map(digest).transpose()?,
-        })
-    }
-}
-
-fn write_error(error: WriteError, precondition: Precondition) -> ConfigError {
-    match (error, precondition) {
-        (WriteError::Backend(error), _) => error.into(),
-        (WriteError::RequestReused, _) => ConfigError::RequestReused,
-        (WriteError::PreconditionFailed, Precondition::Absent) => ConfigError::AlreadyExists,
-        (WriteError::PreconditionFailed, _) => ConfigError::Changed,
-    }
+    check_capability(backend.capabilities().history, Capability::History)
 }
 
 #[cfg(test)]

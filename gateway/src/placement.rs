@@ -20,11 +20,16 @@ const NAMESPACE_BYTES: usize = 256;
 /// Longest reason, in bytes.
 const REASON_BYTES: usize = 256;
 
+/// The scope root of what all tenants read. No tenant's id begins with `_`.
+pub(crate) const SHARED: &str = "_shared";
+
 /// What the operator lets a strategy use.
 #[derive(Debug, Clone)]
 pub struct Grants {
     /// Backends by id.
     pub backends: BTreeSet<Arc<str>>,
+    /// Whether it may place defaults in the shared scope.
+    pub shared: bool,
 }
 
 /// How a decision breaks the contract. For operators: it may name backends.
@@ -36,9 +41,15 @@ pub enum BrokenDecision {
     /// Could leave the tenant's space, or collide within it.
     #[error("its namespace {0:?} is not 0 to 4 segments [A-Za-z0-9_-]* that end in a letter or digit")]
     Namespace(String),
-    /// A home that is everybody's.
-    #[error("it places the home in the shared scope")]
+    /// A home, or a former one, that is everybody's.
+    #[error("it places a home in the shared scope")]
     SharedHome,
+    /// The operator did not grant that.
+    #[error("it places a default in the shared scope, which it is not granted")]
+    SharedUngranted,
+    /// A write would clear what it has just written, or hide a default behind itself.
+    #[error("it names the same placement twice")]
+    Twice,
     /// Options that this gateway does not know.
     #[error("it sets the option `{0}`, which no backend here knows")]
     Option(String),
@@ -48,29 +59,35 @@ pub enum BrokenDecision {
     /// Too long.
     #[error("its reason has {0} bytes; at most 256")]
     Reason(usize),
-    /// Parts of the contract that are not served yet.
-    #[error("it names former homes or defaults, which this gateway does not serve yet")]
-    Layers,
 }
 
-/// Where a key lives in a store: `<tenant>/<namespace>/<tag>/<name>`. A tag ends with `_` and a namespace segment does
-/// not, so two keys never share one, whatever a strategy answers.
+/// Whose space a name is in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Space {
+    /// One tenant's own.
+    Tenant(TenantId),
+    /// What all tenants read.
+    Shared,
+}
+
+/// Where a key lives in a store: `<scope root>/<namespace>/<tag>/<name>`; the root is the tenant, or `_shared`. A tag ends
+/// with `_` and a namespace segment does not, so two keys never share one, whatever a strategy answers.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PhysicalName {
     range: PhysicalRange,
     name: Name,
 }
 
-/// All names of one tag in one namespace of one tenant.
+/// All names of one tag in one namespace of one space.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PhysicalRange {
-    tenant: TenantId,
+    space: Space,
     /// `<namespace>/<tag>`
     folder: Arc<str>,
 }
 
 /// One name in one backend.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Id in the catalog.
     pub backend: Arc<str>,
@@ -87,11 +104,26 @@ pub struct PlaceRange {
     pub range: PhysicalRange,
 }
 
-/// A decision that holds.
+/// What a placement is to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Where writes and deletes go.
+    Home,
+    /// Where it may still live from before: a write moves it home, a delete clears it.
+    Former,
+    /// Never changed through this key.
+    Default,
+}
+
+/// A decision that holds. No place is named twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
-    /// Where reads, writes and deletes go.
+    /// Where writes and deletes go; in the tenant's own space, but for what [`Self::shared`] returns.
     pub home: Place,
+    /// Where the key may still live from before; in the tenant's own space.
+    pub former: Vec<Place>,
+    /// What shows where none of these holds the key.
+    pub defaults: Vec<Place>,
     /// The strategy's own words, without what a terminal would obey.
     pub reason: Option<String>,
 }
@@ -111,15 +143,26 @@ impl Grants {
         if let Some(reason) = decision.reason.as_ref().filter(|reason| reason.len() > REASON_BYTES) {
             return Err(BrokenDecision::Reason(reason.len()));
         }
-        if count > 1 {
-            return Err(BrokenDecision::Layers);
+        let place = |placement: &wit::Placement| {
+            let PlaceRange { backend, range } = self.range(tenant, key.tag(), placement)?;
+            let name = range.name(key.name());
+            Ok(Place { backend, name })
+        };
+        let own = |placement: &wit::Placement| match placement.scope {
+            wit::Scope::Tenant => place(placement),
+            wit::Scope::Shared => Err(BrokenDecision::SharedHome),
+        };
+        let home = own(&decision.home)?;
+        let former = decision.former.iter().map(own).collect::<Result<Vec<_>, _>>()?;
+        let defaults = decision.defaults.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let places: BTreeSet<&Place> = former.iter().chain(&defaults).chain([&home]).collect();
+        if places.len() < count {
+            return Err(BrokenDecision::Twice);
         }
-        let home = self.range(tenant, key.tag(), &decision.home)?;
         Ok(Placed {
-            home: Place {
-                backend: home.backend,
-                name: home.range.name(key.name()),
-            },
+            home,
+            former,
+            defaults,
             reason: decision
                 .reason
                 .as_ref()
@@ -153,9 +196,11 @@ impl Grants {
             .backends
             .get(placement.backend.as_str())
             .ok_or_else(|| BrokenDecision::Backend(shortened(&placement.backend)))?;
-        if placement.scope == wit::Scope::Shared {
-            return Err(BrokenDecision::SharedHome);
-        }
+        let space = match placement.scope {
+            wit::Scope::Tenant => Space::Tenant(tenant.id().clone()),
+            wit::Scope::Shared if self.shared => Space::Shared,
+            wit::Scope::Shared => return Err(BrokenDecision::SharedUngranted),
+        };
         if !is_namespace(&placement.namespace) {
             return Err(BrokenDecision::Namespace(shortened(&placement.namespace)));
         }
@@ -169,21 +214,60 @@ impl Grants {
         };
         Ok(PlaceRange {
             backend: Arc::clone(backend),
-            range: PhysicalRange {
-                tenant: tenant.id().clone(),
-                folder,
-            },
+            range: PhysicalRange { space, folder },
         })
     }
 }
 
-impl PhysicalName {
-    /// Whose space it is in.
-    #[must_use]
-    pub fn tenant(&self) -> &TenantId {
-        &self.range.tenant
+impl Placed {
+    /// The home and the former homes, in reading order.
+    pub fn own(&self) -> impl Iterator<Item = (Origin, &Place)> {
+        let former = self.former.iter().map(|place| (Origin::Former, place));
+        std::iter::once((Origin::Home, &self.home)).chain(former)
     }
 
+    /// The defaults, in reading order.
+    pub fn beneath(&self) -> impl Iterator<Item = (Origin, &Place)> {
+        self.defaults.iter().map(|place| (Origin::Default, place))
+    }
+
+    /// Whether the home is all there is.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.former.is_empty() && self.defaults.is_empty()
+    }
+
+    /// The first default in the shared scope, by itself: what who may share writes by asking for it.
+    #[must_use]
+    pub fn shared(&self) -> Option<Self> {
+        let home = self.defaults.iter().find(|place| place.is_shared())?;
+        Some(Self {
+            home: home.clone(),
+            former: Vec::new(),
+            defaults: Vec::new(),
+            reason: self.reason.clone(),
+        })
+    }
+}
+
+impl Place {
+    /// The range that it is in.
+    #[must_use]
+    pub fn range(&self) -> PlaceRange {
+        PlaceRange {
+            backend: Arc::clone(&self.backend),
+            range: self.name.range.clone(),
+        }
+    }
+
+    /// Whether all tenants read it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        *self.name.range.space() == Space::Shared
+    }
+}
+
+impl PhysicalName {
     /// The range that it is in.
     #[must_use]
     pub fn range(&self) -> &PhysicalRange {
@@ -200,8 +284,8 @@ impl PhysicalName {
 impl PhysicalRange {
     /// Whose space it is in.
     #[must_use]
-    pub fn tenant(&self) -> &TenantId {
-        &self.tenant
+    pub fn space(&self) -> &Space {
+        &self.space
     }
 
     /// `<namespace>/<tag>`; just the tag where there is no namespace.
@@ -220,7 +304,10 @@ impl PhysicalRange {
 
 impl fmt::Display for PhysicalRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.tenant, self.folder)
+        match &self.space {
+            Space::Tenant(tenant) => write!(f, "{tenant}/{}", self.folder),
+            Space::Shared => write!(f, "{SHARED}/{}", self.folder),
+        }
     }
 }
 
@@ -296,6 +383,7 @@ mod tests {
     fn place_key(decision: &wit::Decision, key: &str) -> Result<String, BrokenDecision> {
         let grants = Grants {
             backends: ["hot".into()].into(),
+            shared: false,
         };
         let tags = Tags::new(["t_".parse().unwrap(), "u_".parse().unwrap()]);
         let placed = grants.place(&VerifiedTenant::for_tests("acme"), &tags.parse(key).unwrap(), decision)?;
@@ -313,7 +401,7 @@ mod tests {
 
     #[test]
     fn what_breaks_the_contract_is_refused() {
-        use BrokenDecision::{Backend, Layers, Namespace, Option, Reason, SharedHome, TooMany};
+        use BrokenDecision::{Backend, Namespace, Option, Reason, SharedHome, SharedUngranted, TooMany, Twice};
 
         for backend in ["cold", "", "hot "] {
             assert_eq!(
@@ -348,7 +436,13 @@ mod tests {
         assert!(matches!(place(&decision(placement("hot", &long))), Err(Namespace(_))));
         let mut shared = placement("hot", "");
         shared.scope = wit::Scope::Shared;
-        assert_eq!(place(&decision(shared)), Err(SharedHome));
+        assert_eq!(place(&decision(shared.clone())), Err(SharedHome));
+        let mut once = decision(placement("hot", ""));
+        once.former.push(shared.clone());
+        assert_eq!(place(&once), Err(SharedHome));
+        once.former.clear();
+        once.defaults.push(shared);
+        assert_eq!(place(&once), Err(SharedUngranted));
         let mut optional = placement("hot", "");
         optional.options.push(wit::Attribute {
             name: "tenant".to_owned(),
@@ -359,8 +453,11 @@ mod tests {
         wordy.reason = Some("r".repeat(257));
         assert_eq!(place(&wordy), Err(Reason(257)));
         let mut layered = decision(placement("hot", ""));
-        layered.defaults.push(placement("hot", "base"));
-        assert_eq!(place(&layered), Err(Layers));
+        layered.former.push(placement("hot", ""));
+        assert_eq!(place(&layered), Err(Twice));
+        layered.former = vec![placement("hot", "old")];
+        layered.defaults.push(placement("hot", "old"));
+        assert_eq!(place(&layered), Err(Twice));
         layered.former = vec![placement("hot", ""); 1_000_000];
         assert_eq!(place(&layered), Err(TooMany(1_000_002)));
     }

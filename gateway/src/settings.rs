@@ -180,8 +180,9 @@ pub struct StrategySettings {
     pub tags: Vec<Tag>,
     /// What it may use of the catalog.
     pub backends: Vec<String>,
+    /// Whether it may place defaults in the scope that all tenants read.
     #[serde(default)]
-    shared_scope: bool,
+    pub shared_scope: bool,
     on_failure: Option<String>,
     class: Option<String>,
     /// What one call may cost.

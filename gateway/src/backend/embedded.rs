@@ -16,15 +16,16 @@ use async_trait::async_trait;
 use redb::{Database, ReadableDatabase, TableDefinition};
 
 use super::{
-    Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest, WriteError,
+    Access, Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest,
+    WriteError, scope_root,
 };
 use crate::clock::Clock;
 use crate::identity::VerifiedTenant;
-use crate::key::{Name, TenantId};
+use crate::key::Name;
 use crate::placement::{PhysicalName, PhysicalRange};
 use record::Record;
 use store::{Medium, OnDisk, Store};
-use writer::{Change, Writer};
+use writer::{Change, Outcome, Writer};
 
 /// Physical name -> the record that stands.
 const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
@@ -102,22 +103,14 @@ impl Embedded {
     }
 }
 
-/// Where a range's names begin in the tables. The tenant is the token's; the name's must be the same.
-fn folder(tenant: &VerifiedTenant, range: &PhysicalRange) -> Result<String, BackendError> {
-    own(tenant, range.tenant())?;
-    Ok(format!("{}/{}/", tenant.id(), range.folder()))
+/// Where a range's names begin in the tables.
+fn folder(tenant: &VerifiedTenant, range: &PhysicalRange, access: Access) -> Result<String, BackendError> {
+    let root = scope_root(tenant, range, access)?;
+    Ok(format!("{root}/{}/", range.folder()))
 }
 
-fn path(tenant: &VerifiedTenant, name: &PhysicalName) -> Result<String, BackendError> {
-    Ok(folder(tenant, name.range())? + name.name().as_str())
-}
-
-fn own(tenant: &VerifiedTenant, named: &TenantId) -> Result<(), BackendError> {
-    if tenant.id() == named {
-        Ok(())
-    } else {
-        Err(BackendError::Foreign)
-    }
+fn path(tenant: &VerifiedTenant, name: &PhysicalName, access: Access) -> Result<String, BackendError> {
+    Ok(folder(tenant, name.range(), access)? + name.name().as_str())
 }
 
 fn away(error: redb::Error) -> BackendError {
@@ -152,7 +145,7 @@ impl Backend for Embedded {
     // Reads of a record or two are done where they are asked for: pages come out of redb's or the kernel's memory in
     // microseconds, which handing them to another thread would double.
     async fn read(&self, tenant: &VerifiedTenant, name: &PhysicalName) -> Result<Option<Entry>, BackendError> {
-        let path = path(tenant, name)?;
+        let path = path(tenant, name, Access::Read)?;
         self.store.read(|database| {
             let values = database.begin_read()?.open_table(VALUES)?;
             let Some(found) = values.get(path.as_str())? else {
@@ -168,7 +161,7 @@ impl Backend for Embedded {
         name: &PhysicalName,
         version: u64,
     ) -> Result<Option<Entry>, BackendError> {
-        let path = path(tenant, name)?;
+        let path = path(tenant, name, Access::Read)?;
         self.store.read(|database| {
             let history = database.begin_read()?.open_table(HISTORY)?;
             let mut last = u64::MAX;
@@ -198,7 +191,7 @@ impl Backend for Embedded {
         entries: usize,
         bytes: usize,
     ) -> Result<HistoryPage, BackendError> {
-        let path = path(tenant, name)?;
+        let path = path(tenant, name, Access::Read)?;
         let before = match after {
             "" => u64::MAX,
             place => place
@@ -230,7 +223,7 @@ impl Backend for Embedded {
     }
 
     async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError> {
-        let folder = folder(tenant, request.range)?;
+        let folder = folder(tenant, request.range, Access::Read)?;
         let prefix = format!("{folder}{}", request.prefix);
         let after = format!("{folder}{}", request.after);
         let (entries, bytes, keys_only) = (request.entries, request.bytes, request.keys_only);
@@ -270,21 +263,27 @@ impl Backend for Embedded {
         entry: NewEntry,
         conditions: Conditions,
     ) -> Result<Entry, WriteError> {
-        let path = path(tenant, name)?;
-        let written = self.writer.apply(tenant, path, Change::Put(entry), conditions).await?;
-        // A put always leaves something standing.
-        written.ok_or_else(|| BackendError::Damaged("a write left nothing behind".to_owned()).into())
+        let path = path(tenant, name, Access::Write)?;
+        match self.writer.apply(tenant, path, Change::Put(entry), conditions).await? {
+            Outcome::Stood(entry) => Ok(entry),
+            // A put always leaves something standing.
+            Outcome::Elsewhere | Outcome::Nothing => {
+                Err(BackendError::Damaged("a write left nothing behind".to_owned()).into())
+            }
+        }
     }
 
     async fn delete(
         &self,
         tenant: &VerifiedTenant,
         name: &PhysicalName,
+        elsewhere: bool,
         conditions: Conditions,
     ) -> Result<bool, WriteError> {
-        let path = path(tenant, name)?;
-        let deleted = self.writer.apply(tenant, path, Change::Delete, conditions).await?;
-        Ok(deleted.is_some())
+        let path = path(tenant, name, Access::Write)?;
+        let change = Change::Delete { elsewhere };
+        let deleted = self.writer.apply(tenant, path, change, conditions).await?;
+        Ok(deleted != Outcome::Nothing)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Many keys in one answer: each for itself, as far as the answer has room.
 
 use super::list::{PAGE_BYTES, size};
-use super::{Config, ConfigError, Configs, decide};
+use super::{Config, ConfigError, Configs, Keyed, Scope};
 use crate::identity::Reader;
 use crate::strategy::{Context, Operation, Snapshot};
 
@@ -34,13 +34,8 @@ impl Configs {
         key: &str,
         context: &Context,
     ) -> Result<Config, ConfigError> {
-        let key = snapshot.tags().parse(key)?;
-        let home = decide(snapshot, reader, &key, Operation::Read, context).await?;
-        let entry = self.backend(&home.backend)?.read(reader, &home.name).await?;
-        Ok(Config {
-            key: key.to_string(),
-            entry: entry.ok_or(ConfigError::NotFound)?,
-            backend: home.backend,
-        })
+        let Keyed { key, placed } = Self::place(snapshot, reader, key, Operation::Read, context, Scope::Own).await?;
+        let found = self.find(reader, &placed).await?.ok_or(ConfigError::NotFound)?;
+        Ok(Config::new(&key, found.origin, found.place, found.entry))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{ConfigError, Configs};
 use crate::backend::Capabilities;
 use crate::identity::Reader;
-use crate::placement::PhysicalName;
+use crate::placement::{Origin, PhysicalName};
 use crate::strategy::{Context, Operation};
 
 /// What decided, and what it decided.
@@ -34,6 +34,8 @@ pub struct Step {
     pub backend: Arc<str>,
     /// There. For operators alone.
     pub physical_name: PhysicalName,
+    /// What it is to the key.
+    pub origin: Origin,
     /// Whether it holds the key now.
     pub holds_key: bool,
     /// What its store can do.
@@ -47,21 +49,24 @@ impl Configs {
         let key = snapshot.tags().parse(key)?;
         let strategy = snapshot.strategy(key.tag()).ok_or(ConfigError::StrategyRejected)?;
         let placed = strategy.decide(reader, &key, Operation::Read, context).await?;
-        let home = &placed.home;
-        let backend = self.backend(&home.backend)?;
-        let holds_key = backend.read(reader, &home.name).await?.is_some();
+        let mut steps = Vec::new();
+        for (origin, place) in placed.own().chain(placed.beneath()) {
+            let backend = self.backend(&place.backend)?;
+            steps.push(Step {
+                backend: Arc::clone(&place.backend),
+                physical_name: place.name.clone(),
+                origin,
+                holds_key: backend.read(reader, &place.name).await?.is_some(),
+                capabilities: backend.capabilities().clone(),
+            });
+        }
         Ok(Explained {
             tag: key.tag().to_string(),
             strategy: format!("{}@{}", strategy.name(), strategy.version()),
             digest: strategy.digest().to_owned(),
             generation: snapshot.generation(),
             reason: placed.reason.clone().unwrap_or_default(),
-            steps: vec![Step {
-                backend: Arc::clone(&home.backend),
-                physical_name: home.name.clone(),
-                holds_key,
-                capabilities: backend.capabilities().clone(),
-            }],
+            steps,
             ignored_context: context
                 .names()
                 .filter(|name| !strategy.asks_for(name))

@@ -1,9 +1,7 @@
 //! Earlier versions of a key.
 
-use std::sync::Arc;
-
 use super::list::PAGE_BYTES;
-use super::{Config, ConfigError, Configs, check_history};
+use super::{Config, ConfigError, Configs, Keyed, Scope, check_history};
 use crate::identity::Reader;
 use crate::strategy::{Context, Operation};
 
@@ -18,6 +16,8 @@ pub struct HistoryRequest<'r> {
     pub page_token: &'r str,
     /// For the strategy.
     pub context: &'r Context,
+    /// What is addressed.
+    pub scope: Scope,
 }
 
 /// A page, the newest first.
@@ -30,34 +30,43 @@ pub struct History {
 }
 
 impl Configs {
-    /// A page of what stands and stood at `key`, as far back as its store keeps it.
+    /// A page of what stands and stood at `key` in the place that answers now, as far back as its store keeps it.
     pub async fn history(&self, reader: &Reader, request: HistoryRequest<'_>) -> Result<History, ConfigError> {
-        let (key, home) = self.home(reader, request.key, Operation::Read, request.context).await?;
-        let backend = self.backend(&home.backend)?;
-        check_history(backend)?;
-        let bound = ("history", key.to_string(), request.context);
-        let after = if request.page_token.is_empty() {
-            String::new()
-        } else {
-            let opened = self.page_tokens.open(reader, &bound, request.page_token);
-            opened.ok_or(ConfigError::PageToken)?
-        };
-        // Half of a page for values leaves the other half for a last one that is large.
-        let page = backend
-            .history(reader, &home.name, &after, request.page_size, PAGE_BYTES / 2)
-            .await?;
-        if page.entries.is_empty() && after.is_empty() {
-            return Err(ConfigError::NotFound);
+        let snapshot = self.registry.current();
+        let (context, scope) = (request.context, request.scope);
+        let Keyed { key, placed } =
+            Self::place(&snapshot, reader, request.key, Operation::Read, context, scope).await?;
+        for (origin, place) in self.past(reader, &placed).await? {
+            let backend = self.backend(&place.backend)?;
+            check_history(backend)?;
+            // A position is one in this very place.
+            let bound = (
+                "history",
+                key.to_string(),
+                context,
+                &*place.backend,
+                place.name.to_string(),
+            );
+            let after = if request.page_token.is_empty() {
+                String::new()
+            } else {
+                let opened = self.page_tokens.open(reader, &bound, request.page_token);
+                opened.ok_or(ConfigError::PageToken)?
+            };
+            // Half of a page for values leaves the other half for a last one that is large.
+            let page = backend
+                .history(reader, &place.name, &after, request.page_size, PAGE_BYTES / 2)
+                .await?;
+            if page.entries.is_empty() && after.is_empty() {
+                continue;
+            }
+            let next = page.next.map(|next| self.page_tokens.seal(reader, &bound, &next));
+            let config = |entry| Config::new(&key, origin, place, entry);
+            return Ok(History {
+                versions: page.entries.into_iter().map(config).collect(),
+                next_page_token: next.transpose()?.unwrap_or_default(),
+            });
         }
-        let next = page.next.map(|next| self.page_tokens.seal(reader, &bound, &next));
-        let config = |entry| Config {
-            key: key.to_string(),
-            entry,
-            backend: Arc::clone(&home.backend),
-        };
-        Ok(History {
-            versions: page.entries.into_iter().map(config).collect(),
-            next_page_token: next.transpose()?.unwrap_or_default(),
-        })
+        Err(ConfigError::NotFound)
     }
 }

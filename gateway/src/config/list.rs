@@ -1,14 +1,14 @@
 //! Lists: every range that a strategy could have used, merged by key, and of each key only what `decide` puts there.
 //! So a list is the set of keys that Get finds.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::{Config, ConfigError, Configs, decide};
+use super::{Config, ConfigError, Configs};
 use crate::backend::{Backend, Entry, PageRequest};
 use crate::identity::Reader;
-use crate::key::{KeyPrefix, Name, TagPrefix};
-use crate::placement::{Place, PlaceRange};
+use crate::key::{KeyPrefix, Name, Tag, TagPrefix};
+use crate::placement::PlaceRange;
 use crate::strategy::{Context, DecideError, Operation, Refusal, Snapshot};
 
 /// Of one page: well below the 4 MiB that gRPC clients take.
@@ -66,36 +66,27 @@ impl Configs {
                 source.refill(reader, &request).await?;
             }
             // The least key of all sources. A source without one has no more.
-            let least = sources.iter_mut().filter(|source| source.key().is_some());
-            let Some(source) = least.min_by(|a, b| a.key().cmp(&b.key())) else {
+            let Some(key) = sources.iter().filter_map(Source::key).min().map(str::to_owned) else {
                 return Ok(listed);
             };
-            let Some((key, entry)) = source.pop() else {
-                continue;
-            };
+            let standing = sources.iter_mut().filter_map(|source| source.take(&key)).collect();
             examined += 1;
-            if !self
-                .lives_there(&snapshot, reader, &key, source, request.context)
-                .await?
-            {
+            let shown = self.shown(&snapshot, reader, &key, standing, &sources, request.context);
+            let Some(config) = shown.await? else {
                 if examined >= EXAMINED {
                     listed.next_page_token = self.page_tokens.seal(reader, &bound, &key)?;
                     return Ok(listed);
                 }
                 continue;
-            }
-            let size = size(&entry);
+            };
+            let size = size(&config.entry);
             let full = listed.configs.len() == request.page_size || together + size > PAGE_BYTES;
             if let (true, Some(last)) = (full, listed.configs.last()) {
                 listed.next_page_token = self.page_tokens.seal(reader, &bound, &last.key)?;
                 return Ok(listed);
             }
             together += size;
-            listed.configs.push(Config {
-                key,
-                entry,
-                backend: Arc::clone(&source.range.backend),
-            });
+            listed.configs.push(config);
         }
     }
 
@@ -133,27 +124,57 @@ impl Configs {
         Ok(sources)
     }
 
-    /// Whether Get would find it there: the key is this tag's and no longer one's, and `decide` puts it into this range.
-    async fn lives_there(
+    /// What Get would find of a key that stands in these ranges: the key is this tag's and no longer one's, and of the
+    /// places that `decide` names the first that holds it shows.
+    async fn shown(
         &self,
         snapshot: &Snapshot,
         reader: &Reader,
         key: &str,
-        source: &Source,
+        standing: Vec<Standing>,
+        sources: &[Source],
         context: &Context,
-    ) -> Result<bool, ConfigError> {
+    ) -> Result<Option<Config>, ConfigError> {
         let Ok(key) = snapshot.tags().parse(key) else {
-            return Ok(false);
+            return Ok(None);
         };
-        if *key.tag() != source.prefix.tag {
-            return Ok(false);
+        let strategy = snapshot.strategy(key.tag()).ok_or(ConfigError::StrategyRejected)?;
+        let placed = match strategy.decide(reader, &key, Operation::Read, context).await {
+            Ok(placed) => placed,
+            Err(DecideError::Refused(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut standing: BTreeMap<PlaceRange, Entry> = standing
+            .into_iter()
+            .filter(|standing| standing.tag == *key.tag())
+            .map(|standing| (standing.range, standing.entry))
+            .collect();
+        for (origin, place) in placed.own().chain(placed.beneath()) {
+            let range = place.range();
+            // What was not listed could hold the key, and the list would not know.
+            if !sources
+                .iter()
+                .any(|source| source.prefix.tag == *key.tag() && source.range == range)
+            {
+                tracing::warn!(
+                    strategy = %strategy.name(), tenant = %reader.id(), tag = %key.tag(), place = ?range,
+                    "the strategy decides for a place that it does not enumerate"
+                );
+                return Err(DecideError::Failed.into());
+            }
+            if let Some(entry) = standing.remove(&range) {
+                return Ok(Some(Config::new(&key, origin, place, entry)));
+            }
         }
-        match decide(snapshot, reader, &key, Operation::Read, context).await {
-            Ok(Place { backend, name }) => Ok(backend == source.range.backend && *name.range() == source.range.range),
-            Err(ConfigError::Decide(DecideError::Refused(_))) => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(None)
     }
+}
+
+/// What one range holds of a key.
+struct Standing {
+    tag: Tag,
+    range: PlaceRange,
+    entry: Entry,
 }
 
 /// What an entry takes of an answer, at most.
@@ -213,12 +234,18 @@ impl Source {
         Ok(())
     }
 
-    /// The next entry, under the key that it would have.
-    fn pop(&mut self) -> Option<(String, Entry)> {
+    /// The next entry, if it is this key's.
+    fn take(&mut self, key: &str) -> Option<Standing> {
+        if self.key() != Some(key) {
+            return None;
+        }
         let (_, entry) = self.fetched.pop_front()?;
-        let key = self.first.take()?;
         self.name_first();
-        Some((key, entry))
+        Some(Standing {
+            tag: self.prefix.tag.clone(),
+            range: self.range.clone(),
+            entry,
+        })
     }
 
     fn name_first(&mut self) {

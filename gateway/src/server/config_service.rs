@@ -14,9 +14,10 @@ use uuid::fmt::Hyphenated;
 
 use super::status::{self, invalid};
 use crate::backend::{NewEntry, Precondition};
-use crate::config::{Config, ConfigError, Configs, HistoryRequest, ListRequest, Step, WriteOptions};
+use crate::config::{Config, ConfigError, Configs, HistoryRequest, ListRequest, Scope, Step, WriteOptions};
 use crate::identity::VerifiedTenant;
 use crate::key::KeyPrefix;
+use crate::placement::Origin;
 use crate::settings::Permission;
 use crate::strategy::Context;
 
@@ -49,11 +50,11 @@ impl ConfigService for ConfigServiceImpl {
         let (tenant, request) = open(request)?;
         let reader = tenant.reader().map_err(|error| status::identity(&error))?;
         check_consistency(request.consistency)?;
-        check_scope(request.scope)?;
+        let scope = scope(request.scope)?;
         let context = context(request.context)?;
         let found = self
             .configs
-            .get(&reader, &request.key, request.version, &context)
+            .get(&reader, &request.key, request.version, &context, scope)
             .await
             .map_err(|error| status::config(error, "key"))?;
         Ok(Response::new(v1::GetConfigResponse {
@@ -95,9 +96,9 @@ impl ConfigService for ConfigServiceImpl {
         request: Request<v1::PutConfigRequest>,
     ) -> Result<Response<v1::PutConfigResponse>, Status> {
         let (tenant, request) = open(request)?;
-        check_may_share(&tenant, request.scope)?;
+        let scope = scope(request.scope)?;
+        check_may_share(&tenant, scope)?;
         let writer = tenant.writer().map_err(|error| status::identity(&error))?;
-        check_scope(request.scope)?;
         let entry = NewEntry {
             value: request.value,
             content_type: content_type(request.content_type)?,
@@ -107,6 +108,7 @@ impl ConfigService for ConfigServiceImpl {
             request_id: request_id(&request.request_id)?,
             secret: request.secret,
             context: context(request.context)?,
+            scope,
         };
         let written = self
             .configs
@@ -123,14 +125,15 @@ impl ConfigService for ConfigServiceImpl {
         request: Request<v1::DeleteConfigRequest>,
     ) -> Result<Response<v1::DeleteConfigResponse>, Status> {
         let (tenant, request) = open(request)?;
-        check_may_share(&tenant, request.scope)?;
+        let scope = scope(request.scope)?;
+        check_may_share(&tenant, scope)?;
         let writer = tenant.writer().map_err(|error| status::identity(&error))?;
-        check_scope(request.scope)?;
         let options = WriteOptions {
             precondition: precondition(request.precondition)?,
             request_id: request_id(&request.request_id)?,
             secret: false,
             context: context(request.context)?,
+            scope,
         };
         let deleted = self
             .configs
@@ -178,7 +181,7 @@ impl ConfigService for ConfigServiceImpl {
     ) -> Result<Response<v1::ListConfigVersionsResponse>, Status> {
         let (tenant, request) = open(request)?;
         let reader = tenant.reader().map_err(|error| status::identity(&error))?;
-        check_scope(request.scope)?;
+        let scope = scope(request.scope)?;
         let page_size = page_size(request.page_size)?;
         let context = context(request.context)?;
         let history = HistoryRequest {
@@ -186,6 +189,7 @@ impl ConfigService for ConfigServiceImpl {
             page_size,
             page_token: &request.page_token,
             context: &context,
+            scope,
         };
         let history = self
             .configs
@@ -203,9 +207,9 @@ impl ConfigService for ConfigServiceImpl {
         request: Request<v1::RollbackConfigRequest>,
     ) -> Result<Response<v1::RollbackConfigResponse>, Status> {
         let (tenant, request) = open(request)?;
-        check_may_share(&tenant, request.scope)?;
+        let scope = scope(request.scope)?;
+        check_may_share(&tenant, scope)?;
         let writer = tenant.writer().map_err(|error| status::identity(&error))?;
-        check_scope(request.scope)?;
         if request.version == 0 {
             return Err(invalid(
                 "version",
@@ -217,6 +221,7 @@ impl ConfigService for ConfigServiceImpl {
             request_id: request_id(&request.request_id)?,
             secret: false,
             context: context(request.context)?,
+            scope,
         };
         let written = self
             .configs
@@ -251,7 +256,7 @@ impl ConfigService for ConfigServiceImpl {
             holds_key: step.holds_key,
             // There is no cache yet.
             cache_state: "absent".to_owned(),
-            origin: v1::config::Origin::Home.into(),
+            origin: origin(step.origin),
             capabilities: step.capabilities.names().map(str::to_owned).collect(),
         };
         Ok(Response::new(v1::ExplainRouteResponse {
@@ -302,25 +307,29 @@ fn check_consistency(consistency: i32) -> Result<(), Status> {
 }
 
 /// Who writes what all tenants read needs a permission of its own.
-fn check_may_share(tenant: &VerifiedTenant, scope: i32) -> Result<(), Status> {
-    if scope == v1::Scope::Shared as i32 && !tenant.caller().may(Permission::Share) {
+fn check_may_share(tenant: &VerifiedTenant, scope: Scope) -> Result<(), Status> {
+    if scope == Scope::Shared && !tenant.caller().may(Permission::Share) {
         let error = crate::identity::IdentityError::PermissionMissing(Permission::Share);
         return Err(status::identity(&error));
     }
     Ok(())
 }
 
-/// No decision has shared defaults yet, so there is nothing that the shared scope could address.
-fn check_scope(scope: i32) -> Result<(), Status> {
+fn scope(scope: i32) -> Result<Scope, Status> {
     match v1::Scope::try_from(scope) {
-        Ok(v1::Scope::Unspecified) => Ok(()),
-        Ok(v1::Scope::Shared) => Err(status::status(
-            Code::FailedPrecondition,
-            "UNPLACED",
-            "the decision for this key has no shared default",
-        )),
+        Ok(v1::Scope::Unspecified) => Ok(Scope::Own),
+        Ok(v1::Scope::Shared) => Ok(Scope::Shared),
         Err(_) => Err(invalid("scope", format!("{scope} is no Scope"))),
     }
+}
+
+fn origin(origin: Origin) -> i32 {
+    match origin {
+        Origin::Home => v1::config::Origin::Home,
+        Origin::Former => v1::config::Origin::Former,
+        Origin::Default => v1::config::Origin::Default,
+    }
+    .into()
 }
 
 fn context(dimensions: HashMap<String, String>) -> Result<Context, Status> {
@@ -400,7 +409,7 @@ fn message(config: Config) -> v1::Config {
         update_time: Some(Timestamp::from(config.entry.updated_at)),
         updated_by: config.entry.updated_by,
         backend: config.backend.to_string(),
-        origin: v1::config::Origin::Home.into(),
+        origin: origin(config.origin),
         secret: false,
     }
 }

@@ -91,6 +91,7 @@ pub(crate) fn config(error: ConfigError, field: &str) -> Status {
         }
         ConfigError::Decide(error) => decide(error, field),
         ConfigError::NotFound => status(Code::NotFound, "NOT_FOUND", message),
+        ConfigError::Unshared => status(Code::FailedPrecondition, "UNPLACED", message),
         ConfigError::AlreadyExists => status(Code::AlreadyExists, "ALREADY_EXISTS", message),
         ConfigError::Changed => status(
             Code::Aborted,

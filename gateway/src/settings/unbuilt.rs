@@ -23,7 +23,6 @@ const UNBUILT: &[(&str, &[&str])] = &[
     ("backends.*.kms_key", &[]),
     ("backends.*.requests_per_second", &[]),
     ("strategies.*.unpinned", &["false"]),
-    ("strategies.*.shared_scope", &["false"]),
     ("strategies.*.on_failure", &["closed"]),
     ("strategies.*.class", &["strict"]),
     ("cache.max_bytes", &[]),

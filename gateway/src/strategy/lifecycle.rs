@@ -129,6 +129,7 @@ pub(super) fn prepare(
         context: manifest.context,
         grants: Grants {
             backends: granted.map(|backend| Arc::clone(&backend.id)).collect(),
+            shared: settings.shared_scope,
         },
         prepared,
         setup,

@@ -169,7 +169,7 @@ async fn write_until_the_power_goes(store: Embedded, expected: &mut Expected) {
                 let mut acknowledged = None;
                 for n in begin + 1.. {
                     let changed = if n % 5 == 0 {
-                        store.delete(&acme, &name, Conditions::default()).await.map(drop)
+                        store.delete(&acme, &name, false, Conditions::default()).await.map(drop)
                     } else {
                         let entry = NewEntry {
                             value: value(key, n).into(),
@@ -319,7 +319,7 @@ async fn a_disk_without_room_is_an_error_to_the_writer_and_reads_go_on() {
             matches!(refused, Err(WriteError::Backend(BackendError::Full))),
             "{refused:?}"
         );
-        let deleted = store.delete(&acme, &name, Conditions::default()).await;
+        let deleted = store.delete(&acme, &name, false, Conditions::default()).await;
         assert!(matches!(deleted, Err(WriteError::Backend(BackendError::Full))));
         assert_eq!(store.read(&acme, &name).await.unwrap().unwrap().value, "before");
     }

@@ -10,6 +10,7 @@ use ulid::Ulid;
 
 use super::super::{BackendError, Entry, Once, REMEMBERED};
 use super::record::micros;
+use super::writer::Outcome;
 use crate::key::{Etag, Life, TenantId};
 
 /// Requests that one transaction forgets at most: more than it can bring, so their number stays what ten minutes make.
@@ -27,12 +28,19 @@ struct Remembered<'a> {
     at_micros: u64,
     digest: [u8; 32],
     #[serde(borrow)]
-    answer: Option<Answer<'a>>,
+    answer: Answer<'a>,
 }
 
-/// What stood after a put, or before a delete; without the value.
+/// An [`Outcome`].
 #[derive(Serialize, Deserialize)]
-struct Answer<'a> {
+enum Answer<'a> {
+    Stood(#[serde(borrow)] Stood<'a>),
+    Elsewhere,
+    Nothing,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stood<'a> {
     life: u128,
     version: u64,
     updated_at_micros: u64,
@@ -45,7 +53,7 @@ pub(super) enum Seen {
     /// Nothing.
     Never,
     /// It was done, with this answer.
-    Done(Option<Entry>),
+    Done(Outcome),
     /// Its id was another request's.
     Another,
 }
@@ -69,36 +77,44 @@ impl Requests<'_> {
         if remembered.digest != once.digest {
             return Ok(Seen::Another);
         }
-        Ok(Seen::Done(remembered.answer.map(|answer| Entry {
-            value: Bytes::new(),
-            content_type: answer.content_type.to_owned(),
-            etag: Etag {
-                life: Life(Ulid(answer.life)),
-                version: answer.version,
-            },
-            updated_at: UNIX_EPOCH + Duration::from_micros(answer.updated_at_micros),
-            updated_by: answer.updated_by.to_owned(),
-        })))
+        Ok(Seen::Done(match remembered.answer {
+            Answer::Elsewhere => Outcome::Elsewhere,
+            Answer::Nothing => Outcome::Nothing,
+            Answer::Stood(stood) => Outcome::Stood(Entry {
+                value: Bytes::new(),
+                content_type: stood.content_type.to_owned(),
+                etag: Etag {
+                    life: Life(Ulid(stood.life)),
+                    version: stood.version,
+                },
+                updated_at: UNIX_EPOCH + Duration::from_micros(stood.updated_at_micros),
+                updated_by: stood.updated_by.to_owned(),
+            }),
+        }))
     }
 
     pub(super) fn remember(
         &mut self,
         tenant: &TenantId,
         once: &Once,
-        answer: Option<&Entry>,
+        outcome: &Outcome,
         now: SystemTime,
     ) -> Result<(), BackendError> {
         let at_micros = micros(now);
         let remembered = Remembered {
             at_micros,
             digest: once.digest,
-            answer: answer.map(|entry| Answer {
-                life: entry.etag.life.0.0,
-                version: entry.etag.version,
-                updated_at_micros: micros(entry.updated_at),
-                updated_by: &entry.updated_by,
-                content_type: &entry.content_type,
-            }),
+            answer: match outcome {
+                Outcome::Elsewhere => Answer::Elsewhere,
+                Outcome::Nothing => Answer::Nothing,
+                Outcome::Stood(entry) => Answer::Stood(Stood {
+                    life: entry.etag.life.0.0,
+                    version: entry.etag.version,
+                    updated_at_micros: micros(entry.updated_at),
+                    updated_by: &entry.updated_by,
+                    content_type: &entry.content_type,
+                }),
+            },
         };
         let bytes =
             postcard::to_stdvec(&remembered).map_err(|error| BackendError::Damaged(format!("a request: {error}")))?;

@@ -14,6 +14,7 @@ use crate::wit;
 pub(super) fn name(tenant: &VerifiedTenant, key: &str) -> PhysicalName {
     let grants = Grants {
         backends: ["local".into()].into(),
+        shared: false,
     };
     let tags = crate::key::Tags::new(["t_".parse().unwrap()]);
     let home = wit::Placement {
@@ -72,7 +73,7 @@ async fn with_the_placement_check_out_of_the_way_the_store_still_refuses_another
     assert!(foreign(store.list(&acme, page).await.map(drop)));
     let written = store.write(&acme, &theirs, entry("mine"), Conditions::default()).await;
     assert!(matches!(written, Err(WriteError::Backend(BackendError::Foreign))));
-    let deleted = store.delete(&acme, &theirs, Conditions::default()).await;
+    let deleted = store.delete(&acme, &theirs, false, Conditions::default()).await;
     assert!(matches!(deleted, Err(WriteError::Backend(BackendError::Foreign))));
     assert_eq!(store.read(&globex, &theirs).await.unwrap().unwrap().value, "secret");
 }
@@ -95,7 +96,7 @@ async fn lives_follow_each_other_also_where_the_clock_goes_back() {
         assert_eq!(etag.version, 1);
         assert!(last < Some(etag.life), "{time}");
         last = Some(etag.life);
-        assert!(store.delete(&acme, &name, Conditions::default()).await.unwrap());
+        assert!(store.delete(&acme, &name, false, Conditions::default()).await.unwrap());
     }
 }
 
@@ -118,7 +119,7 @@ async fn history_and_the_log_of_changes_agree_with_what_stands() {
                     .await
                     .unwrap();
                 states.push(written.etag.to_string());
-            } else if store.delete(&acme, &name, Conditions::default()).await.unwrap() {
+            } else if store.delete(&acme, &name, false, Conditions::default()).await.unwrap() {
                 states.push("deleted".to_owned());
             }
         }
@@ -251,7 +252,7 @@ async fn a_request_is_done_once_for_ten_minutes_and_remembered_over_a_restart() 
     assert_eq!(store.write(&acme, &mine, entry("x"), once(1, 1)).await.unwrap(), first);
     let another = store.write(&acme, &mine, entry("y"), once(1, 2)).await;
     assert!(matches!(another, Err(WriteError::RequestReused)));
-    let another = store.delete(&acme, &mine, once(1, 3)).await;
+    let another = store.delete(&acme, &mine, false, once(1, 3)).await;
     assert!(matches!(another, Err(WriteError::RequestReused)));
     // Another tenant's request of the same id is another request.
     assert_eq!(
@@ -264,13 +265,13 @@ async fn a_request_is_done_once_for_ten_minutes_and_remembered_over_a_restart() 
         1
     );
     // A delete that found nothing is done as well: it does not strike what comes later.
-    store.delete(&acme, &mine, Conditions::default()).await.unwrap();
-    assert!(!store.delete(&acme, &mine, once(2, 4)).await.unwrap());
+    store.delete(&acme, &mine, false, Conditions::default()).await.unwrap();
+    assert!(!store.delete(&acme, &mine, false, once(2, 4)).await.unwrap());
     let later = store
         .write(&acme, &mine, entry("later"), Conditions::default())
         .await
         .unwrap();
-    assert!(!store.delete(&acme, &mine, once(2, 4)).await.unwrap());
+    assert!(!store.delete(&acme, &mine, false, once(2, 4)).await.unwrap());
     drop(store);
 
     let store = open(&folder, 10, &clock);
@@ -310,7 +311,7 @@ async fn a_failed_precondition_is_no_answer_to_remember() {
         store.write(&acme, &name, entry("y"), absent).await,
         Err(WriteError::PreconditionFailed)
     ));
-    store.delete(&acme, &name, Conditions::default()).await.unwrap();
+    store.delete(&acme, &name, false, Conditions::default()).await.unwrap();
     let written = store.write(&acme, &name, entry("y"), absent).await.unwrap();
     // It holds no more, and the answer is still the first one.
     assert_eq!(store.write(&acme, &name, entry("y"), absent).await.unwrap(), written);

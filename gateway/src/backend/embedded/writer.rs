@@ -28,14 +28,28 @@ const LOG: u64 = 100_000;
 
 pub(super) enum Change {
     Put(NewEntry),
-    Delete,
+    /// `elsewhere`: whether the same request deleted the key in another store already.
+    Delete {
+        elsewhere: bool,
+    },
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// This stands after a put, or stood before a delete; without the value.
+    Stood(Entry),
+    /// Nothing stood here, but in another store.
+    Elsewhere,
+    /// Nothing stood anywhere.
+    Nothing,
 }
 
 impl Change {
     fn value(&self) -> &[u8] {
         match self {
             Self::Put(entry) => &entry.value,
-            Self::Delete => &[],
+            Self::Delete { .. } => &[],
         }
     }
 }
@@ -46,7 +60,7 @@ struct Job {
     path: String,
     change: Change,
     conditions: Conditions,
-    done: oneshot::Sender<Result<Option<Entry>, WriteError>>,
+    done: oneshot::Sender<Result<Outcome, WriteError>>,
 }
 
 /// The way to the thread, which ends when this is dropped and what waits is done.
@@ -72,14 +86,14 @@ impl Writer {
         })
     }
 
-    /// Makes a change durable. Returns what stands at `path` after a put, and what stood there before a delete.
+    /// Makes a change durable.
     pub(super) async fn apply(
         &self,
         tenant: &VerifiedTenant,
         path: String,
         change: Change,
         conditions: Conditions,
-    ) -> Result<Option<Entry>, WriteError> {
+    ) -> Result<Outcome, WriteError> {
         let stopped = || BackendError::Away("the writer has stopped".to_owned());
         let (done, answer) = oneshot::channel();
         let job = Job {
@@ -135,11 +149,7 @@ impl Group {
     }
 
     /// All of the group's changes that may happen, or none. What one of them may not do is its answer, and no failure.
-    fn commit(
-        &self,
-        database: &Database,
-        group: &[Job],
-    ) -> Result<Vec<Result<Option<Entry>, WriteError>>, BackendError> {
+    fn commit(&self, database: &Database, group: &[Job]) -> Result<Vec<Result<Outcome, WriteError>>, BackendError> {
         let mut transaction = database.begin_write()?;
         // Tenants choose what is written, and redb's checksums are no match for somebody who chooses: only with the
         // second sync is a commit that was cut off told from one that was not, whatever its pages hold.
@@ -170,7 +180,7 @@ impl Group {
     }
 
     /// Answers as before, if it was asked before; else changes the tables, or answers why not. Nothing has changed then.
-    fn answer(&self, tables: &mut Tables<'_>, job: &Job, now: SystemTime) -> Result<Option<Entry>, WriteError> {
+    fn answer(&self, tables: &mut Tables<'_>, job: &Job, now: SystemTime) -> Result<Outcome, WriteError> {
         let Some(once) = &job.conditions.once else {
             return self.apply(tables, job, now);
         };
@@ -179,25 +189,32 @@ impl Group {
             Seen::Another => Err(WriteError::RequestReused),
             Seen::Never => {
                 let answer = self.apply(tables, job, now)?;
-                tables.requests.remember(&job.tenant, once, answer.as_ref(), now)?;
+                tables.requests.remember(&job.tenant, once, &answer, now)?;
                 Ok(answer)
             }
         }
     }
 
-    fn apply(&self, tables: &mut Tables<'_>, job: &Job, now: SystemTime) -> Result<Option<Entry>, WriteError> {
+    fn apply(&self, tables: &mut Tables<'_>, job: &Job, now: SystemTime) -> Result<Outcome, WriteError> {
         let path = job.path.as_str();
         let standing = tables.standing(path)?;
         let holds = match (job.conditions.precondition, &standing) {
             (Precondition::None, _) => true,
+            (Precondition::Never, _) => false,
             (Precondition::Absent, standing) => standing.is_none(),
             (Precondition::Match(etag), standing) => standing.as_ref().is_some_and(|standing| standing.etag == etag),
         };
         if !holds {
             return Err(WriteError::PreconditionFailed);
         }
-        if standing.is_none() && matches!(job.change, Change::Delete) {
-            return Ok(None);
+        if standing.is_none()
+            && let Change::Delete { elsewhere } = job.change
+        {
+            return Ok(if elsewhere {
+                Outcome::Elsewhere
+            } else {
+                Outcome::Nothing
+            });
         }
         let (place, etag) = if let Some(standing) = &standing {
             let version = standing.etag.version + 1;
@@ -216,7 +233,7 @@ impl Group {
         };
         let put = match &job.change {
             Change::Put(entry) => Some(entry),
-            Change::Delete => None,
+            Change::Delete { .. } => None,
         };
         let record = Record {
             life: etag.life.0.0,
@@ -229,9 +246,9 @@ impl Group {
             value: put.map_or(&[], |entry| &entry.value),
         };
         tables.put(path, &record, self.history)?;
-        Ok(match put {
-            Some(_) => Some(record.entry(true)),
-            None => standing.map(|standing| standing.entry),
+        Ok(match standing {
+            Some(standing) if put.is_none() => Outcome::Stood(standing.entry),
+            _ => Outcome::Stood(record.entry(true)),
         })
     }
 }

@@ -1,0 +1,297 @@
+//! Writes and deletes of one key. Each is made of steps that may be cut off after any of them: what remains reads as
+//! before or as after, and to do the same again completes it.
+//!
+//! A write goes home and then clears former homes, so that the key is never nowhere. A delete clears former homes and then
+//! home, so that nothing comes back. A precondition is judged on what a read would return and then made to hold by the one
+//! store in which it can be: home, or the former home that holds the key.
+
+use std::sync::Arc;
+
+use super::{Capability, Config, ConfigError, Configs, Keyed, WriteOptions, check_capability};
+use crate::backend::{Backend, Conditions, NewEntry, Once, Precondition, WriteError};
+use crate::identity::Writer;
+use crate::key::{ConfigKey, Etag};
+use crate::placement::{Origin, Place, Placed};
+use crate::strategy::Operation;
+
+/// A precondition, as far as it is judged.
+enum Judged<'p> {
+    /// It holds if this holds at home.
+    AtHome(Precondition),
+    /// It holds if the former home is still in this state, and home holds nothing.
+    AtFormer(&'p Place, Etag),
+    /// It does not hold.
+    Not,
+}
+
+impl Configs {
+    /// Writes. Returns what stands then, without its value.
+    pub async fn put(
+        &self,
+        writer: &Writer,
+        key: &str,
+        entry: NewEntry,
+        options: &WriteOptions,
+    ) -> Result<Config, ConfigError> {
+        let keyed = self.for_write(writer, key, Operation::Write, options).await?;
+        let asked = ("put", &*entry.value, &entry.content_type);
+        let once = options.once(&keyed.key, &asked)?;
+        self.write(writer, &keyed, entry, options, once).await
+    }
+
+    /// Writes what stood at `key` in an earlier version again, as a new one. Returns what stands then, without its value.
+    pub async fn rollback(
+        &self,
+        writer: &Writer,
+        key: &str,
+        version: u64,
+        options: &WriteOptions,
+    ) -> Result<Config, ConfigError> {
+        let keyed = self.for_write(writer, key, Operation::Write, options).await?;
+        let earlier = self.find_version(writer, &keyed.placed, version).await?;
+        let earlier = earlier.ok_or(ConfigError::NotFound)?.entry;
+        let entry = NewEntry {
+            value: earlier.value,
+            content_type: earlier.content_type,
+        };
+        let once = options.once(&keyed.key, &("rollback", version))?;
+        self.write(writer, &keyed, entry, options, once).await
+    }
+
+    /// Deletes. True if something stood at home or in a former home.
+    pub async fn delete(&self, writer: &Writer, key: &str, options: &WriteOptions) -> Result<bool, ConfigError> {
+        let Keyed { key, placed } = self.for_write(writer, key, Operation::Delete, options).await?;
+        let once = options.once(&key, &"delete")?;
+        let judged = self.judge(writer, &placed, options.precondition).await?;
+        let mut elsewhere = false;
+        let at_home = match judged {
+            Judged::AtHome(Precondition::None) => {
+                for former in &placed.former {
+                    elsewhere |= self.clear(writer, former, Precondition::None).await?;
+                }
+                Precondition::None
+            }
+            Judged::AtHome(precondition) => {
+                self.check_condition(&placed.home, precondition)?;
+                for (former, etag) in self.standing(writer, &placed.former).await? {
+                    self.clear(writer, former, Precondition::Match(etag)).await?;
+                }
+                precondition
+            }
+            Judged::AtFormer(holder, etag) => {
+                self.check_condition(holder, Precondition::Match(etag))?;
+                for (former, etag) in self.standing(writer, &placed.former).await? {
+                    if former != holder {
+                        self.clear(writer, former, Precondition::Match(etag)).await?;
+                    }
+                }
+                elsewhere = self.clear(writer, holder, Precondition::Match(etag)).await?;
+                if !elsewhere {
+                    return Err(options.refused());
+                }
+                // What was written at home meanwhile is newer than this delete.
+                Precondition::Absent
+            }
+            Judged::Not => self.only_if_done(once, options)?,
+        };
+        let conditions = Conditions {
+            precondition: at_home,
+            once,
+        };
+        let home = self.backend(&placed.home.backend)?;
+        match home.delete(writer, &placed.home.name, elsewhere, conditions).await {
+            Err(WriteError::PreconditionFailed) if elsewhere => Ok(true),
+            deleted => deleted.map_err(|error| options.error(error)),
+        }
+    }
+
+    async fn for_write(
+        &self,
+        writer: &Writer,
+        key: &str,
+        operation: Operation,
+        options: &WriteOptions,
+    ) -> Result<Keyed, ConfigError> {
+        let snapshot = self.registry.current();
+        let keyed = Self::place(&snapshot, writer, key, operation, &options.context, options.scope).await?;
+        let can = self.backend(&keyed.placed.home.backend)?.capabilities();
+        check_capability(options.request_id.is_none() || can.request_id, Capability::RequestId)?;
+        check_capability(!options.secret || can.secret, Capability::Secret)?;
+        Ok(keyed)
+    }
+
+    async fn write(
+        &self,
+        writer: &Writer,
+        Keyed { key, placed }: &Keyed,
+        entry: NewEntry,
+        options: &WriteOptions,
+        once: Option<Once>,
+    ) -> Result<Config, ConfigError> {
+        let home = self.backend(&placed.home.backend)?;
+        let limit = home.capabilities().max_value_bytes;
+        if entry.value.len() > limit as usize {
+            return Err(ConfigError::ValueTooLarge {
+                size: entry.value.len(),
+                limit,
+            });
+        }
+        let judged = self.judge(writer, placed, options.precondition).await?;
+        // What is cleared is what was there before the write. What comes later was put there by a strategy of another
+        // mind, on a replica that is ahead or behind, and is not ours to lose.
+        let mut left_behind = self.standing(writer, &placed.former).await?;
+        let precondition = match judged {
+            Judged::AtHome(precondition) => precondition,
+            Judged::AtFormer(holder, etag) => {
+                let claimed = self.claim(writer, holder, etag, options).await?;
+                left_behind.retain(|(former, _)| *former != holder);
+                left_behind.push((holder, claimed));
+                Precondition::Absent
+            }
+            Judged::Not => self.only_if_done(once, options)?,
+        };
+        self.check_condition(&placed.home, precondition)?;
+        let conditions = Conditions { precondition, once };
+        let written = home.write(writer, &placed.home.name, entry, conditions).await;
+        let written = written.map_err(|error| options.error(error))?;
+        for (former, etag) in left_behind {
+            self.clear(writer, former, Precondition::Match(etag)).await?;
+        }
+        Ok(Config::new(key, Origin::Home, &placed.home, written))
+    }
+
+    /// What has to hold at home, or in a former home, for the precondition to hold of what a read would return.
+    async fn judge<'p>(
+        &self,
+        writer: &Writer,
+        placed: &'p Placed,
+        precondition: Precondition,
+    ) -> Result<Judged<'p>, ConfigError> {
+        if precondition == Precondition::None || placed.is_alone() {
+            return Ok(Judged::AtHome(precondition));
+        }
+        let found = self.find(writer, placed).await?;
+        Ok(match (precondition, found) {
+            (Precondition::Absent, None) => Judged::AtHome(precondition),
+            (Precondition::Match(etag), Some(found)) if found.entry.etag == etag => match found.origin {
+                Origin::Home => Judged::AtHome(precondition),
+                Origin::Former => Judged::AtFormer(found.place, etag),
+                Origin::Default => Judged::AtHome(Precondition::Absent),
+            },
+            _ => Judged::Not,
+        })
+    }
+
+    /// For a precondition that does not hold: a request that was done before gets its answer all the same.
+    fn only_if_done(&self, once: Option<Once>, options: &WriteOptions) -> Result<Precondition, ConfigError> {
+        match once {
+            Some(_) => Ok(Precondition::Never),
+            None => Err(options.refused()),
+        }
+    }
+
+    /// What the former homes hold.
+    async fn standing<'p>(&self, writer: &Writer, former: &'p [Place]) -> Result<Vec<(&'p Place, Etag)>, ConfigError> {
+        let mut standing = Vec::new();
+        for place in former {
+            let entry = self.backend(&place.backend)?.read(writer, &place.name).await?;
+            standing.extend(entry.map(|entry| (place, entry.etag)));
+        }
+        Ok(standing)
+    }
+
+    /// Writes what a former home holds once more, so that of all who have its etag one can go on. Returns the new one.
+    async fn claim(
+        &self,
+        writer: &Writer,
+        holder: &Place,
+        etag: Etag,
+        options: &WriteOptions,
+    ) -> Result<Etag, ConfigError> {
+        let condition = Precondition::Match(etag);
+        self.check_condition(holder, condition)?;
+        let backend = self.backend(&holder.backend)?;
+        let standing = backend.read(writer, &holder.name).await?;
+        let standing = standing.filter(|standing| standing.etag == etag);
+        let standing = standing.ok_or_else(|| options.refused())?;
+        let same = NewEntry {
+            value: standing.value,
+            content_type: standing.content_type,
+        };
+        let conditions = Conditions {
+            precondition: condition,
+            once: None,
+        };
+        let claimed = backend.write(writer, &holder.name, same, conditions).await;
+        Ok(claimed.map_err(|error| options.error(error))?.etag)
+    }
+
+    /// Deletes there, if the condition holds and the store can judge it. True if something stood there.
+    async fn clear(&self, writer: &Writer, former: &Place, precondition: Precondition) -> Result<bool, ConfigError> {
+        let backend = self.backend(&former.backend)?;
+        let precondition = if backend.capabilities().if_match {
+            precondition
+        } else {
+            Precondition::None
+        };
+        let conditions = Conditions {
+            precondition,
+            once: None,
+        };
+        match backend.delete(writer, &former.name, false, conditions).await {
+            Err(WriteError::PreconditionFailed) => Ok(false),
+            Err(WriteError::Backend(error)) => Err(error.into()),
+            // No id was given.
+            Err(WriteError::RequestReused) => Err(ConfigError::RequestReused),
+            Ok(stood) => Ok(stood),
+        }
+    }
+
+    fn check_condition(&self, place: &Place, precondition: Precondition) -> Result<(), ConfigError> {
+        let backend: &Arc<dyn Backend> = self.backend(&place.backend)?;
+        let can = backend.capabilities();
+        match precondition {
+            Precondition::None | Precondition::Never => Ok(()),
+            Precondition::Match(_) => check_capability(can.if_match, Capability::IfMatch),
+            Precondition::Absent => check_capability(can.if_absent, Capability::IfAbsent),
+        }
+    }
+}
+
+impl WriteOptions {
+    /// The request, to be done once. `asked` is what it asks for besides key and options.
+    fn once(&self, key: &ConfigKey, asked: &impl serde::Serialize) -> Result<Option<Once>, ConfigError> {
+        let Some(id) = self.request_id else {
+            return Ok(None);
+        };
+        let precondition = format!("{:?}", self.precondition);
+        let whole = (
+            asked,
+            key.to_string(),
+            precondition,
+            self.secret,
+            &self.context,
+            self.scope,
+        );
+        let whole = postcard::to_stdvec(&whole).map_err(|_| ConfigError::Seal)?;
+        let mut digest = [0; 32];
+        digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &whole).as_ref());
+        Ok(Some(Once { id, digest }))
+    }
+
+    /// The precondition does not hold.
+    fn refused(&self) -> ConfigError {
+        match self.precondition {
+            Precondition::Absent => ConfigError::AlreadyExists,
+            _ => ConfigError::Changed,
+        }
+    }
+
+    fn error(&self, error: WriteError) -> ConfigError {
+        match error {
+            WriteError::Backend(error) => error.into(),
+            WriteError::RequestReused => ConfigError::RequestReused,
+            WriteError::PreconditionFailed => self.refused(),
+        }
+    }
+}
