@@ -149,20 +149,22 @@ impl Configs {
             .filter(|standing| standing.tag == *key.tag())
             .map(|standing| (standing.range, standing.entry))
             .collect();
-        for (origin, place) in placed.own().chain(placed.beneath()) {
-            let range = place.range();
-            // What was not listed could hold the key, and the list would not know.
-            if !sources
+        let places = || placed.own().chain(placed.beneath());
+        // What was not listed could hold the key, and the list would not know.
+        let listed = |range| {
+            sources
                 .iter()
                 .any(|source| source.prefix.tag == *key.tag() && source.range == range)
-            {
-                tracing::warn!(
-                    strategy = %strategy.name(), tenant = %reader.id(), tag = %key.tag(), place = ?range,
-                    "the strategy decides for a place that it does not enumerate"
-                );
-                return Err(DecideError::Failed.into());
-            }
-            if let Some(entry) = standing.remove(&range) {
+        };
+        if let Some((_, place)) = places().find(|(_, place)| !listed(place.range())) {
+            tracing::warn!(
+                strategy = %strategy.name(), tenant = %reader.id(), tag = %key.tag(), ?place,
+                "the strategy decides for a place that it does not enumerate"
+            );
+            return Err(DecideError::Failed.into());
+        }
+        for (origin, place) in places() {
+            if let Some(entry) = standing.remove(&place.range()) {
                 return Ok(Some(Config::new(&key, origin, place, entry)));
             }
         }

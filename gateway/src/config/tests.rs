@@ -1,5 +1,10 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+mod cut;
+mod model;
+mod placements;
+mod scripted;
+
 use std::sync::Mutex;
 
 use async_trait::async_trait;

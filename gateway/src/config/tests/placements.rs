@@ -1,0 +1,528 @@
+//! One key in several places: what reads, writes, deletes and preconditions mean, and that each may be cut off anywhere.
+
+use serde_json::{Value, json};
+
+use super::cut::Cut;
+use super::scripted::Stores;
+use super::{entry, reader, writer};
+use crate::backend::{BackendError, Precondition};
+use crate::config::{Config, ConfigError, Configs, HistoryRequest, ListRequest, Scope, WriteOptions};
+use crate::placement::Origin;
+use crate::strategy::{Context, DecideError};
+
+const KEY: &str = "t_a";
+
+async fn get(configs: &Configs) -> Option<Config> {
+    get_in(configs, Scope::Own).await
+}
+
+async fn get_in(configs: &Configs, scope: Scope) -> Option<Config> {
+    match configs.get(&reader("acme"), KEY, 0, &Context::default(), scope).await {
+        Ok(config) => Some(config),
+        Err(ConfigError::NotFound) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+async fn value(configs: &Configs) -> Option<String> {
+    let config = get(configs).await?;
+    Some(String::from_utf8(config.entry.value.to_vec()).unwrap())
+}
+
+fn options(precondition: Precondition, scope: Scope) -> WriteOptions {
+    WriteOptions {
+        precondition,
+        scope,
+        ..WriteOptions::default()
+    }
+}
+
+async fn put(configs: &Configs, value: &str) -> Config {
+    let options = WriteOptions::default();
+    configs.put(&writer("acme"), KEY, entry(value), &options).await.unwrap()
+}
+
+async fn put_if(configs: &Configs, value: &str, precondition: Precondition) -> Result<Config, ConfigError> {
+    let options = options(precondition, Scope::Own);
+    configs.put(&writer("acme"), KEY, entry(value), &options).await
+}
+
+async fn delete_if(configs: &Configs, precondition: Precondition) -> Result<bool, ConfigError> {
+    let options = options(precondition, Scope::Own);
+    configs.delete(&writer("acme"), KEY, &options).await
+}
+
+async fn keys(configs: &Configs) -> Vec<String> {
+    let (prefix, context) = ("".parse().unwrap(), Context::default());
+    let request = ListRequest {
+        prefix: &prefix,
+        page_size: 100,
+        page_token: "",
+        keys_only: false,
+        context: &context,
+    };
+    let listed = configs.list(&reader("acme"), request).await.unwrap();
+    listed.configs.into_iter().map(|config| config.key).collect()
+}
+
+/// Home in `a`, once in `b` or `c`.
+fn moved() -> Value {
+    json!({ "home": ["a", ""], "former": [["b", "old"], ["c", ""]] })
+}
+
+#[tokio::test]
+async fn a_write_moves_a_key_home_and_a_delete_brings_nothing_back() {
+    let stores = Stores::new();
+    let before = stores.deciding(json!({ "home": ["b", "old"] })).await;
+    let after = stores.deciding(moved()).await;
+    put(&before, "old").await;
+
+    let found = get(&after).await.unwrap();
+    assert_eq!((found.origin, &*found.backend), (Origin::Former, "b"));
+    assert_eq!(keys(&after).await, [KEY]);
+    put(&after, "new").await;
+    let found = get(&after).await.unwrap();
+    assert_eq!((found.origin, &*found.backend), (Origin::Home, "a"));
+    assert_eq!(get(&before).await, None, "it has moved out");
+
+    // As a write that was cut off leaves it: in both.
+    put(&before, "older").await;
+    assert_eq!(value(&after).await.unwrap(), "new");
+    assert_eq!(keys(&after).await, [KEY], "once");
+    assert!(delete_if(&after, Precondition::None).await.unwrap());
+    assert_eq!((value(&after).await, value(&before).await), (None, None));
+    assert!(!delete_if(&after, Precondition::None).await.unwrap());
+    put(&before, "old").await;
+    assert!(
+        delete_if(&after, Precondition::None).await.unwrap(),
+        "also of a former home alone"
+    );
+}
+
+#[tokio::test]
+async fn a_default_shows_until_it_is_hidden_and_again_when_that_is_deleted() {
+    let stores = Stores::new();
+    let script = json!({ "home": ["a", ""], "defaults": [["b", "base"], ["c", "", "shared"]] });
+    let configs = stores.deciding(script).await;
+    let base = stores.deciding(json!({ "home": ["b", "base"] })).await;
+    assert_eq!(value(&configs).await, None);
+    let shared = options(Precondition::None, Scope::Shared);
+    let written = configs
+        .put(&writer("acme"), KEY, entry("everybody's"), &shared)
+        .await
+        .unwrap();
+    assert_eq!(
+        (written.origin, written.entry.updated_by.as_str()),
+        (Origin::Default, "")
+    );
+    let found = get(&configs).await.unwrap();
+    assert_eq!(
+        (found.origin, &*found.backend, found.entry.updated_by.as_str()),
+        (Origin::Default, "c", "")
+    );
+
+    put(&base, "the tenant's").await;
+    assert_eq!(value(&configs).await.unwrap(), "the tenant's");
+    put(&configs, "its own").await;
+    assert_eq!(value(&configs).await.unwrap(), "its own");
+    assert_eq!(
+        get_in(&configs, Scope::Shared).await.unwrap().entry.value,
+        "everybody's"
+    );
+    assert_eq!(keys(&configs).await, [KEY]);
+    assert!(delete_if(&configs, Precondition::None).await.unwrap());
+    assert_eq!(value(&configs).await.unwrap(), "the tenant's");
+    assert!(
+        !delete_if(&configs, Precondition::None).await.unwrap(),
+        "a default is not the key's to delete"
+    );
+    assert!(delete_if(&base, Precondition::None).await.unwrap());
+    assert_eq!(value(&configs).await.unwrap(), "everybody's");
+    assert!(configs.delete(&writer("acme"), KEY, &shared).await.unwrap());
+    assert_eq!(value(&configs).await, None);
+
+    let without = stores.deciding(json!({ "home": ["a", ""] })).await;
+    let refused = without.put(&writer("acme"), KEY, entry("x"), &shared).await;
+    assert!(matches!(refused, Err(ConfigError::Unshared)));
+}
+
+#[tokio::test]
+async fn a_precondition_is_judged_on_what_a_read_would_return() {
+    let stores = Stores::new();
+    let script = json!({ "home": ["a", ""], "former": [["b", ""]], "defaults": [["c", "", "shared"]] });
+    let configs = stores.deciding(script).await;
+    let before = stores.deciding(json!({ "home": ["b", ""] })).await;
+    let shared = options(Precondition::None, Scope::Shared);
+    let changed = |result| matches!(result, Err(ConfigError::Changed));
+    let exists = |result| matches!(result, Err(ConfigError::AlreadyExists));
+
+    // Of a default.
+    let default = configs
+        .put(&writer("acme"), KEY, entry("default"), &shared)
+        .await
+        .unwrap();
+    let default = Precondition::Match(default.entry.etag);
+    assert!(exists(put_if(&configs, "x", Precondition::Absent).await));
+    put_if(&configs, "one", default).await.unwrap();
+    assert!(changed(put_if(&configs, "two", default).await), "it is hidden now");
+    assert_eq!(value(&configs).await.unwrap(), "one");
+    delete_if(&configs, Precondition::None).await.unwrap();
+    assert!(
+        !delete_if(&configs, default).await.unwrap(),
+        "it holds, and there is nothing to delete"
+    );
+
+    // Of what is in a former home.
+    let old = Precondition::Match(put(&before, "old").await.entry.etag);
+    assert!(exists(put_if(&configs, "x", Precondition::Absent).await));
+    assert!(changed(put_if(&configs, "x", default).await));
+    let new = put_if(&configs, "new", old).await.unwrap();
+    assert_eq!(value(&before).await, None);
+    assert!(changed(put_if(&configs, "x", old).await));
+    assert!(matches!(delete_if(&configs, old).await, Err(ConfigError::Changed)));
+    assert!(delete_if(&configs, Precondition::Match(new.entry.etag)).await.unwrap());
+    assert_eq!(value(&configs).await.unwrap(), "default");
+    let old = Precondition::Match(put(&before, "old").await.entry.etag);
+    assert!(delete_if(&configs, old).await.unwrap());
+    assert_eq!(
+        (value(&before).await, value(&configs).await.unwrap().as_str()),
+        (None, "default")
+    );
+
+    // Of what is at home, over something that a cut left behind.
+    put(&before, "left behind").await;
+    let home = {
+        let alone = stores.deciding(json!({ "home": ["a", ""] })).await;
+        put(&alone, "home").await
+    };
+    let home = Precondition::Match(home.entry.etag);
+    assert!(delete_if(&configs, home).await.unwrap());
+    assert_eq!(value(&configs).await.unwrap(), "default", "nothing comes back");
+}
+
+#[tokio::test]
+async fn of_many_with_the_etag_of_a_former_home_one_wins() {
+    let stores = Stores::new();
+    let before = stores.deciding(json!({ "home": ["b", "old"] })).await;
+    let after = std::sync::Arc::new(stores.deciding(moved()).await);
+    for round in 0..20 {
+        let etag = put(&before, "old").await.entry.etag;
+        let tasks: Vec<_> = (0..8)
+            .map(|i| {
+                let after = after.clone();
+                let precondition = Precondition::Match(etag);
+                tokio::spawn(async move {
+                    if i % 4 == 0 {
+                        delete_if(&after, precondition).await.map(|_| None)
+                    } else {
+                        let value = format!("{round}/{i}");
+                        put_if(&after, &value, precondition).await.map(|_| Some(value))
+                    }
+                })
+            })
+            .collect();
+        let mut won = Vec::new();
+        for task in tasks {
+            match task.await.unwrap() {
+                Ok(left) => won.push(left),
+                Err(ConfigError::Changed) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(won.len(), 1, "{won:?}");
+        assert_eq!(value(&after).await, won[0]);
+        assert_eq!(value(&before).await, None);
+        delete_if(&after, Precondition::None).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_be_asked_fails_the_read() {
+    let stores = Stores::new();
+    let script = json!({ "home": ["a", ""], "former": [["b", ""]], "defaults": [["c", "", "shared"]] });
+    let configs = stores.deciding(script).await;
+    let shared = options(Precondition::None, Scope::Shared);
+    configs
+        .put(&writer("acme"), KEY, entry("default"), &shared)
+        .await
+        .unwrap();
+    let context = Context::default();
+    // Home, former home, home again, default.
+    for calls in 0..4 {
+        stores.fuse.arm(calls, Cut::Before);
+        let read = configs.get(&reader("acme"), KEY, 0, &context, Scope::Own).await;
+        assert!(
+            matches!(read, Err(ConfigError::Backend(BackendError::Away(_)))),
+            "after {calls} calls"
+        );
+        assert!(stores.fuse.disarm());
+    }
+    stores.fuse.arm(4, Cut::Before);
+    configs
+        .get(&reader("acme"), KEY, 0, &context, Scope::Own)
+        .await
+        .unwrap();
+    stores.fuse.disarm();
+}
+
+#[tokio::test]
+async fn the_past_is_that_of_the_place_that_answers() {
+    let stores = Stores::new();
+    let before = stores.deciding(json!({ "home": ["b", "old"] })).await;
+    let after = stores.deciding(moved()).await;
+    for value in ["1", "2", "3"] {
+        put(&before, value).await;
+    }
+    let context = Context::default();
+    let history = async |configs: &Configs| {
+        let request = HistoryRequest {
+            key: KEY,
+            page_size: 10,
+            page_token: "",
+            context: &context,
+            scope: Scope::Own,
+        };
+        let page = configs.history(&reader("acme"), request).await.unwrap();
+        let values = page
+            .versions
+            .into_iter()
+            .map(|config| String::from_utf8(config.entry.value.to_vec()).unwrap());
+        values.collect::<Vec<_>>()
+    };
+    assert_eq!(history(&after).await, ["3", "2", "1"]);
+    let options = WriteOptions::default();
+    after.rollback(&writer("acme"), KEY, 2, &options).await.unwrap();
+    assert_eq!(value(&after).await.unwrap(), "2");
+    assert_eq!(history(&after).await, ["2"], "it has moved, and its past has not");
+    delete_if(&after, Precondition::None).await.unwrap();
+    // Of a key that is deleted, wherever it was.
+    assert_eq!(history(&after).await, ["2"]);
+    after.rollback(&writer("acme"), KEY, 3, &options).await.unwrap();
+    assert_eq!(value(&after).await.unwrap(), "3");
+}
+
+#[tokio::test]
+async fn every_step_is_explained() {
+    let stores = Stores::new();
+    let script = json!({ "home": ["a", "x"], "former": [["b", ""]], "defaults": [["c", "", "shared"]] });
+    let configs = stores.deciding(script).await;
+    let shared = options(Precondition::None, Scope::Shared);
+    configs
+        .put(&writer("acme"), KEY, entry("default"), &shared)
+        .await
+        .unwrap();
+    let explained = configs
+        .explain(&reader("acme"), KEY, &Context::default())
+        .await
+        .unwrap();
+    let steps: Vec<_> = explained
+        .steps
+        .iter()
+        .map(|step| (step.physical_name.to_string(), step.origin, step.holds_key))
+        .collect();
+    assert_eq!(
+        steps,
+        [
+            ("acme/x/t_/a".to_owned(), Origin::Home, false),
+            ("acme/t_/a".to_owned(), Origin::Former, false),
+            ("_shared/t_/a".to_owned(), Origin::Default, true),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_strategy_that_does_not_enumerate_what_it_decides_is_at_fault() {
+    let stores = Stores::new();
+    let script = json!({ "home": ["a", ""], "former": [["b", ""]], "hidden": [["b", ""]] });
+    let configs = stores.deciding(script).await;
+    put(&configs, "x").await;
+    let (prefix, context) = ("".parse().unwrap(), Context::default());
+    let request = ListRequest {
+        prefix: &prefix,
+        page_size: 100,
+        page_token: "",
+        keys_only: false,
+        context: &context,
+    };
+    let listed = configs.list(&reader("acme"), request).await;
+    assert!(matches!(listed, Err(ConfigError::Decide(DecideError::Failed))));
+}
+
+#[tokio::test]
+async fn a_request_is_done_once_also_where_it_moves_a_key() {
+    let stores = Stores::new();
+    let before = stores.deciding(json!({ "home": ["b", "old"] })).await;
+    let after = stores.deciding(moved()).await;
+    let old = put(&before, "old").await;
+    let once = |precondition, id: u128| WriteOptions {
+        precondition,
+        request_id: Some(uuid::Uuid::from_u128(id)),
+        ..WriteOptions::default()
+    };
+    let conditional = once(Precondition::Match(old.entry.etag), 1);
+    let first = after
+        .put(&writer("acme"), KEY, entry("new"), &conditional)
+        .await
+        .unwrap();
+    let again = after
+        .put(&writer("acme"), KEY, entry("new"), &conditional)
+        .await
+        .unwrap();
+    assert_eq!(first, again);
+    delete_if(&after, Precondition::None).await.unwrap();
+    put(&before, "old").await;
+    let delete = once(Precondition::None, 2);
+    for _ in 0..3 {
+        assert!(
+            after.delete(&writer("acme"), KEY, &delete).await.unwrap(),
+            "as it was the first time"
+        );
+    }
+    let old = put(&before, "old").await;
+    let delete = once(Precondition::Match(old.entry.etag), 3);
+    for _ in 0..3 {
+        assert!(after.delete(&writer("acme"), KEY, &delete).await.unwrap());
+    }
+}
+
+/// Something that changes a key, given what a read returns.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Put,
+    PutIf,
+    Delete,
+    DeleteIf,
+    Rollback,
+}
+
+impl Change {
+    async fn apply(self, configs: &Configs, standing: Precondition) -> Result<(), ConfigError> {
+        let options = WriteOptions::default();
+        match self {
+            Self::Put => put_if(configs, "new", Precondition::None).await.map(drop),
+            Self::PutIf => put_if(configs, "new", standing).await.map(drop),
+            Self::Delete => delete_if(configs, Precondition::None).await.map(drop),
+            Self::DeleteIf => delete_if(configs, standing).await.map(drop),
+            Self::Rollback => configs.rollback(&writer("acme"), KEY, 1, &options).await.map(drop),
+        }
+    }
+
+    fn after(self) -> Option<&'static str> {
+        match self {
+            Self::Put | Self::PutIf => Some("new"),
+            Self::Rollback => Some("1"),
+            Self::Delete | Self::DeleteIf => None,
+        }
+    }
+}
+
+/// What a read returns, as a precondition: its etag, or that there is nothing.
+async fn standing(configs: &Configs) -> Precondition {
+    get(configs)
+        .await
+        .map_or(Precondition::Absent, |config| Precondition::Match(config.entry.etag))
+}
+
+#[tokio::test]
+async fn every_change_may_be_cut_off_at_every_step() {
+    let stores = Stores::new();
+    let after = stores.deciding(moved()).await;
+    let (a, b, c) = (
+        stores.deciding(json!({ "home": ["a", ""] })).await,
+        stores.deciding(json!({ "home": ["b", "old"] })).await,
+        stores.deciding(json!({ "home": ["c", ""] })).await,
+    );
+    let mut cuts = 0;
+    for held in [&[&b][..], &[&c], &[&b, &c], &[&a, &b], &[&a], &[&a, &b, &c]] {
+        for change in [
+            Change::Put,
+            Change::PutIf,
+            Change::Delete,
+            Change::DeleteIf,
+            Change::Rollback,
+        ] {
+            for cut in [Cut::Before, Cut::After] {
+                for calls in 0.. {
+                    for place in [&a, &b, &c] {
+                        delete_if(place, Precondition::None).await.unwrap();
+                    }
+                    for place in held {
+                        put(place, "1").await;
+                        put(place, "2").await;
+                    }
+                    let etag = standing(&after).await;
+                    stores.fuse.arm(calls, cut);
+                    let done = change.apply(&after, etag).await;
+                    let blown = stores.fuse.disarm();
+                    let left = value(&after).await;
+                    let left = left.as_deref();
+                    let what = format!("{change:?} with {} places, cut {cut:?} {calls}", held.len());
+                    assert!(left == Some("2") || left == change.after(), "{what} left {left:?}");
+                    assert_eq!(done.is_ok(), !blown, "{what}");
+                    if !blown {
+                        assert_eq!(left, change.after(), "{what}");
+                        break;
+                    }
+                    cuts += 1;
+                    // Once more, as who reads again would do it.
+                    let etag = standing(&after).await;
+                    match change.apply(&after, etag).await {
+                        // A delete that had done all but say so.
+                        Ok(()) => {}
+                        Err(ConfigError::NotFound) if left == change.after() => {}
+                        Err(error) => panic!("{what}: {error}"),
+                    }
+                    let completed = value(&after).await;
+                    if !matches!(change, Change::Rollback) {
+                        assert_eq!(completed.as_deref(), change.after(), "{what}, again");
+                    }
+                    for former in [&b, &c] {
+                        assert_eq!(value(former).await, None, "{what}: nothing is left to come back");
+                    }
+                }
+            }
+        }
+    }
+    println!("{cuts} cuts");
+}
+
+/// Two replicas, one ahead in its strategy: see gateway/docs/overlap.md.
+#[tokio::test]
+async fn while_replicas_disagree_no_replica_loses_what_it_acknowledged_to_a_write_that_it_never_saw() {
+    let stores = Stores::new();
+    let behind = std::sync::Arc::new(
+        stores
+            .deciding(json!({ "home": ["a", ""], "former": [["b", ""]] }))
+            .await,
+    );
+    let ahead = std::sync::Arc::new(
+        stores
+            .deciding(json!({ "home": ["b", ""], "former": [["a", ""]] }))
+            .await,
+    );
+    for round in 0..50 {
+        let writes = [("behind", &behind), ("ahead", &ahead)].map(|(name, configs)| {
+            let (configs, value) = (configs.clone(), format!("{name} {round}"));
+            tokio::spawn(async move {
+                put(&configs, &value).await;
+            })
+        });
+        for write in writes {
+            write.await.unwrap();
+        }
+        // Whichever came last, or both: never neither, and what each shows was written in this round.
+        for configs in [&behind, &ahead] {
+            let found = value(configs)
+                .await
+                .expect("a write is never lost to the other's clearing");
+            assert!(found.ends_with(&format!(" {round}")), "{found}");
+        }
+        // One after the other, each sees what the other wrote.
+        put(&behind, "x").await;
+        assert_eq!(value(&ahead).await.unwrap(), "x");
+        put(&ahead, "y").await;
+        assert_eq!(value(&behind).await.unwrap(), "y");
+        assert!(delete_if(&behind, Precondition::None).await.unwrap());
+        assert_eq!((value(&behind).await, value(&ahead).await), (None, None));
+    }
+}
