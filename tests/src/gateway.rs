@@ -2,9 +2,9 @@
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::{Client, Door};
-use crate::issuer::{AUDIENCE, ISSUER, Key, key_set};
+use crate::issuer::{AUDIENCE, ISSUER, Key, claims, key_set};
 
 /// How long a gateway may take to start, on a machine that is busy with everything else.
 const START: Duration = Duration::from_mins(1);
@@ -165,6 +165,23 @@ impl Gateway {
     /// A client with this token.
     pub async fn client_with(&self, token: &str) -> Client {
         Client::connect(&self.address, Some(token)).await
+    }
+
+    /// Runs a command of the client's as `tenant`, in the gateway's folder.
+    #[must_use]
+    pub fn tagway(&self, tenant: &str, arguments: &[&str], stdin: &[u8]) -> Output {
+        let mut process = command(self.folder.path())
+            .args(arguments)
+            .env("TAGWAY_ENDPOINT", format!("http://{}", self.address))
+            .env("TAGWAY_TOKEN", self.key.token(&claims(tenant)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        // Some end before they have read it all.
+        _ = process.stdin.take().expect("it is piped").write_all(stdin);
+        process.wait_with_output().expect("it is our child")
     }
 
     /// What it has logged so far.

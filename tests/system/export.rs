@@ -1,29 +1,11 @@
 //! The command line's export and import of a tenant, against a gateway: whole, resumed, and without a word too many.
 
 use std::fs;
-use std::io::Write;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use tagway_proto::v1;
 use tagway_tests::client::put;
 use tagway_tests::gateway::{Gateway, command};
-use tagway_tests::issuer::claims;
-
-/// Runs a command as a tenant.
-fn tagway(gateway: &Gateway, tenant: &str, arguments: &[&str], stdin: &[u8]) -> Output {
-    let mut process = command(gateway.folder.path())
-        .args(arguments)
-        .env("TAGWAY_ENDPOINT", format!("http://{}", gateway.address))
-        .env("TAGWAY_TOKEN", gateway.key.token(&claims(tenant)))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Some end before they have read it all.
-    _ = process.stdin.take().unwrap().write_all(stdin);
-    process.wait_with_output().unwrap()
-}
 
 fn done(output: &Output) -> String {
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
@@ -54,34 +36,36 @@ async fn what_one_tenant_exports_another_imports() {
     };
     client.put_with(binary).await.unwrap();
 
-    let exported = tagway(&gateway, "acme", &["export"], b"");
+    let exported = gateway.tagway("acme", &["export"], b"");
     assert_eq!(done(&exported), "", "nobody asked for more than the lines");
     assert_eq!(String::from_utf8(exported.stdout.clone()).unwrap().lines().count(), 251);
 
-    let dry = tagway(&gateway, "globex", &["import", "-", "--dry-run"], &exported.stdout);
+    let dry = gateway.tagway("globex", &["import", "-", "--dry-run"], &exported.stdout);
     assert_eq!(
         done(&dry),
-        "251 would be created, 0 would be overwritten, 0 kept, 0 as they were\n"
+        "251 would be created, 0 would be overwritten, 0 would be moved home, 0 kept, 0 as they were\n"
     );
     assert_eq!(contents(&gateway, "globex").await, []);
 
     // Cut off in the middle of a line: what came before it stands, and the same command goes on from there.
-    let cut = tagway(
-        &gateway,
+    let cut = gateway.tagway(
         "globex",
         &["import", "-"],
         &exported.stdout[..exported.stdout.len() / 2],
     );
     assert_eq!(cut.status.code(), Some(2));
-    let whole = tagway(&gateway, "globex", &["import", "-"], &exported.stdout);
+    let whole = gateway.tagway("globex", &["import", "-"], &exported.stdout);
     let whole = done(&whole);
     assert!(
         whole.starts_with("151 created") && whole.ends_with("100 as they were\n"),
         "{whole}"
     );
     assert_eq!(contents(&gateway, "globex").await, contents(&gateway, "acme").await);
-    let again = tagway(&gateway, "globex", &["import", "-"], &exported.stdout);
-    assert_eq!(done(&again), "0 created, 0 overwritten, 0 kept, 251 as they were\n");
+    let again = gateway.tagway("globex", &["import", "-"], &exported.stdout);
+    assert_eq!(
+        done(&again),
+        "0 created, 0 overwritten, 0 moved home, 0 kept, 251 as they were\n"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,18 +77,24 @@ async fn what_stands_is_changed_only_when_told() {
 
 {"key": "tenant_config_b", "value": "{}", "note": "left aside"}
 "#;
-    let refused = tagway(&gateway, "acme", &["import", "-"], file);
+    let refused = gateway.tagway("acme", &["import", "-"], file);
     let stderr = String::from_utf8(refused.stderr.clone()).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{stderr}");
     assert!(
         stderr.starts_with("tagway: -:1: tenant_config_a has another value already"),
         "{stderr}"
     );
-    let kept = tagway(&gateway, "acme", &["import", "-", "--existing", "keep"], file);
-    assert_eq!(done(&kept), "1 created, 0 overwritten, 1 kept, 0 as they were\n");
+    let kept = gateway.tagway("acme", &["import", "-", "--existing", "keep"], file);
+    assert_eq!(
+        done(&kept),
+        "1 created, 0 overwritten, 0 moved home, 1 kept, 0 as they were\n"
+    );
     assert_eq!(client.get("tenant_config_a").await.unwrap().value, "mine");
-    let overwritten = tagway(&gateway, "acme", &["import", "-", "--existing", "overwrite"], file);
-    assert_eq!(done(&overwritten), "0 created, 1 overwritten, 0 kept, 1 as they were\n");
+    let overwritten = gateway.tagway("acme", &["import", "-", "--existing", "overwrite"], file);
+    assert_eq!(
+        done(&overwritten),
+        "0 created, 1 overwritten, 0 moved home, 0 kept, 1 as they were\n"
+    );
     assert_eq!(client.get("tenant_config_a").await.unwrap().value, "theirs");
 
     for (line, problem) in [
@@ -120,7 +110,7 @@ async fn what_stands_is_changed_only_when_told() {
         ),
         (r#"{"key": "Bad", "value": "x"}"#, "-:1: Bad: "),
     ] {
-        let refused = tagway(&gateway, "acme", &["import", "-"], line.as_bytes());
+        let refused = gateway.tagway("acme", &["import", "-"], line.as_bytes());
         let stderr = String::from_utf8(refused.stderr.clone()).unwrap();
         assert!(stderr.starts_with(&format!("tagway: {problem}")), "{stderr}");
         assert!(!refused.status.success());
@@ -137,16 +127,16 @@ async fn an_export_that_was_cut_off_goes_on() {
         client.put(&format!("tenant_config_{i:02}"), "x").await.unwrap();
     }
     let path = gateway.folder.path().join("acme.jsonl");
-    done(&tagway(&gateway, "acme", &["export", "--to", "acme.jsonl"], b""));
+    done(&gateway.tagway("acme", &["export", "--to", "acme.jsonl"], b""));
     let whole = fs::read(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     for cut in [0, 10, whole.len() / 2, whole.len() - 1, whole.len()] {
         fs::write(&path, &whole[..cut]).unwrap();
-        done(&tagway(&gateway, "acme", &["export", "--to", "acme.jsonl"], b""));
+        done(&gateway.tagway("acme", &["export", "--to", "acme.jsonl"], b""));
         assert_eq!(fs::read(&path).unwrap(), whole, "cut at {cut}");
     }
     fs::write(&path, "something else\n").unwrap();
-    let refused = tagway(&gateway, "acme", &["export", "--to", "acme.jsonl"], b"");
+    let refused = gateway.tagway("acme", &["export", "--to", "acme.jsonl"], b"");
     assert_eq!(refused.status.code(), Some(2));
     assert_eq!(fs::read(&path).unwrap(), b"something else\n", "it is left alone");
 }

@@ -16,6 +16,7 @@ mod identity;
 mod isolation;
 mod keys;
 mod model;
+mod plugins;
 mod process;
 mod reads;
 mod strategies;

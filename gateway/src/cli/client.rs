@@ -1,5 +1,6 @@
 //! What the commands share that call a gateway: where it is, who calls, and how an answer looks.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -140,8 +141,40 @@ impl Interceptor for Credentials {
     }
 }
 
+/// What callers say about themselves, for the strategy.
+#[derive(Args)]
+pub(super) struct Context {
+    /// A dimension for the strategy; several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = dimension)]
+    context: Vec<(String, String)>,
+}
+
+impl Context {
+    pub(super) fn message(&self) -> HashMap<String, String> {
+        self.context.iter().cloned().collect()
+    }
+}
+
+/// Which of the values under a key is meant.
+#[derive(Args)]
+pub(super) struct Scope {
+    /// The default that all tenants share, and not what the tenant sees
+    #[arg(long)]
+    shared: bool,
+}
+
+impl Scope {
+    pub(super) fn message(&self) -> i32 {
+        if self.shared {
+            v1::Scope::Shared.into()
+        } else {
+            v1::Scope::Unspecified.into()
+        }
+    }
+}
+
 /// `env=prod` as a dimension of the context.
-pub(super) fn dimension(text: &str) -> Result<(String, String), String> {
+fn dimension(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("NAME=VALUE, as in env=prod")?;
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -179,8 +212,19 @@ pub(super) fn object(config: &v1::Config) -> Map<String, Value> {
     set("update_time", json!(config.update_time.map(|time| time.to_string())));
     set("updated_by", json!(config.updated_by));
     set("backend", json!(config.backend));
+    set("origin", json!(origin(config.origin())));
     set("secret", json!(config.secret));
     object
+}
+
+/// What a placement is to a key, in a word.
+pub(super) fn origin(origin: v1::config::Origin) -> &'static str {
+    match origin {
+        v1::config::Origin::Unspecified => "unknown",
+        v1::config::Origin::Home => "home",
+        v1::config::Origin::Former => "former",
+        v1::config::Origin::Default => "default",
+    }
 }
 
 /// As [`object`], with the value.

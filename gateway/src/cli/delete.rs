@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Map, json};
 use tagway_proto::v1;
 
-use super::client::{self, Conditions, Gateway, Output};
+use super::client::{self, Conditions, Context, Gateway, Output, Scope};
 use super::failure::Failure;
 
 /// The arguments of `tagway delete`.
@@ -20,9 +20,10 @@ pub(super) struct Delete {
     allow_missing: bool,
     #[command(flatten)]
     conditions: Conditions,
-    /// A dimension for the strategy; several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
-    context: Vec<(String, String)>,
+    #[command(flatten)]
+    context: Context,
+    #[command(flatten)]
+    scope: Scope,
     #[command(flatten)]
     gateway: Gateway,
 }
@@ -33,10 +34,10 @@ impl Delete {
         let request = v1::DeleteConfigRequest {
             key: self.key,
             precondition: self.conditions.message(),
-            context: self.context.into_iter().collect(),
+            context: self.context.message(),
             allow_missing: self.allow_missing,
             request_id: String::new(),
-            scope: v1::Scope::Unspecified.into(),
+            scope: self.scope.message(),
         };
         self.gateway.connect().await?.delete_config(request).await?;
         if self.gateway.output() == Output::Json {

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use tagway_proto::v1;
 
-use super::client::{self, Gateway, Output};
+use super::client::{self, Context, Gateway, Output};
 use super::failure::Failure;
 
 /// The arguments of `tagway explain`.
@@ -15,9 +15,8 @@ use super::failure::Failure;
 pub(super) struct Explain {
     /// Tag and name
     key: String,
-    /// A dimension for the strategy; several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
-    context: Vec<(String, String)>,
+    #[command(flatten)]
+    context: Context,
     #[command(flatten)]
     gateway: Gateway,
 }
@@ -26,7 +25,7 @@ impl Explain {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let request = v1::ExplainRouteRequest {
             key: self.key,
-            context: self.context.into_iter().collect(),
+            context: self.context.message(),
         };
         let route = self.gateway.connect().await?.explain_route(request).await?.into_inner();
         if self.gateway.output() == Output::Json {
@@ -43,7 +42,8 @@ impl Explain {
             } else {
                 "does not hold it"
             };
-            writeln!(out, "reads      {} {}: {holds}", step.backend, step.physical_name)?;
+            let origin = client::origin(step.origin());
+            writeln!(out, "{origin:<10} {} {}: {holds}", step.backend, step.physical_name)?;
             writeln!(out, "           can {}", step.capabilities.join(", "))?;
         }
         if !route.ignored_context.is_empty() {
@@ -58,6 +58,7 @@ fn object(route: &v1::ExplainRouteResponse) -> Map<String, Value> {
         json!({
             "backend": step.backend,
             "physical_name": step.physical_name,
+            "origin": client::origin(step.origin()),
             "holds_key": step.holds_key,
             "cache_state": step.cache_state,
             "capabilities": step.capabilities,

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::Value;
 use tagway_proto::v1;
 
-use super::client::{self, Gateway};
+use super::client::{self, Context, Gateway};
 use super::failure::Failure;
 
 /// The arguments of `tagway export`.
@@ -17,7 +17,7 @@ use super::failure::Failure;
 #[command(after_help = "Examples: tagway export --to acme.jsonl
           tagway export tenant_config_ | jq -r .key
 
-A line has the key and all of its configuration, secrets included; `tagway import` reads it.")]
+A line has the key and all of its configuration, secrets included; `tagway import` reads it. Defaults that show where the\ntenant has nothing of its own are left out.")]
 pub(super) struct Export {
     /// Only keys that begin so
     #[arg(default_value = "", hide_default_value = true)]
@@ -26,9 +26,8 @@ pub(super) struct Export {
     /// said
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-    /// A dimension for the strategy; several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
-    context: Vec<(String, String)>,
+    #[command(flatten)]
+    context: Context,
     #[command(flatten)]
     gateway: Gateway,
 }
@@ -47,14 +46,16 @@ impl Export {
         let mut request = v1::ListConfigsRequest {
             prefix: self.prefix,
             page_size: 1000,
-            context: self.context.into_iter().collect(),
+            context: self.context.message(),
             ..Default::default()
         };
         loop {
             let page = gateway.list_configs(request.clone()).await?.into_inner();
             for config in &page.configs {
-                // Lists go by key, so what is not behind the last one was exported before.
-                if last.as_ref().is_none_or(|last| config.key > *last) {
+                // What lies beneath is not the tenant's. Lists go by key, so what is not behind the last one was exported
+                // before.
+                let own = config.origin() != v1::config::Origin::Default;
+                if own && last.as_ref().is_none_or(|last| config.key > *last) {
                     writeln!(out, "{}", Value::Object(client::object_with_value(config)))?;
                     progress.inc(1);
                 }

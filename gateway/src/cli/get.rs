@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use clap::Args;
 use tagway_proto::v1;
 
-use super::client::{self, Gateway, Output};
+use super::client::{self, Context, Gateway, Output, Scope};
 use super::failure::Failure;
 
 /// The arguments of `tagway get`.
@@ -20,9 +20,10 @@ pub(super) struct Get {
     /// Ask the backend, whatever the gateway's cache holds
     #[arg(long)]
     latest: bool,
-    /// A dimension for the strategy; several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
-    context: Vec<(String, String)>,
+    #[command(flatten)]
+    context: Context,
+    #[command(flatten)]
+    scope: Scope,
     #[command(flatten)]
     gateway: Gateway,
 }
@@ -38,8 +39,8 @@ impl Get {
             key: self.key,
             version: self.version,
             consistency: consistency.into(),
-            context: self.context.into_iter().collect(),
-            scope: v1::Scope::Unspecified.into(),
+            context: self.context.message(),
+            scope: self.scope.message(),
         };
         let answer = self.gateway.connect().await?.get_config(request).await?.into_inner();
         let config = answer.config.unwrap_or_default();

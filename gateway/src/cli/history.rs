@@ -3,7 +3,7 @@
 use clap::Args;
 use tagway_proto::v1;
 
-use super::client::{self, Gateway, Output};
+use super::client::{self, Context, Gateway, Output, Scope};
 use super::failure::Failure;
 
 /// The arguments of `tagway history`.
@@ -12,9 +12,10 @@ use super::failure::Failure;
 pub(super) struct History {
     /// Tag and name
     key: String,
-    /// A dimension for the strategy; several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
-    context: Vec<(String, String)>,
+    #[command(flatten)]
+    context: Context,
+    #[command(flatten)]
+    scope: Scope,
     #[command(flatten)]
     gateway: Gateway,
 }
@@ -27,8 +28,8 @@ impl History {
             key: self.key,
             page_size: 100,
             page_token: String::new(),
-            context: self.context.into_iter().collect(),
-            scope: v1::Scope::Unspecified.into(),
+            context: self.context.message(),
+            scope: self.scope.message(),
         };
         loop {
             let page = gateway.list_config_versions(request.clone()).await?.into_inner();

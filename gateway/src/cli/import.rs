@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tagway_proto::v1;
 use tonic::{Code, Status};
 
-use super::client::{self, Client, Gateway};
+use super::client::{self, Client, Context, Gateway};
 use super::failure::Failure;
 
 /// Keys that are looked at together.
@@ -28,7 +28,7 @@ const WRITES: usize = 16;
           tagway export --tenant acme | tagway import - --tenant globex
 
 A line is an object with key and value, or value_base64; content_type and secret may follow, and the rest of what
-`tagway export` writes is left aside. What stands already as the file has it is not written again: an import that was
+`tagway export` writes is left aside. What stands already as the file has it is not written again, unless to move it out of a former home: an import that was
 cut off is gone on with by the same command.")]
 pub(super) struct Import {
     /// The file; - for stdin
@@ -39,9 +39,8 @@ pub(super) struct Import {
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
-    /// A dimension for the strategy; several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
-    context: Vec<(String, String)>,
+    #[command(flatten)]
+    context: Context,
     #[command(flatten)]
     gateway: Gateway,
 }
@@ -77,10 +76,13 @@ struct Wanted {
     secret: bool,
 }
 
-/// What is to be done for a line.
+/// What is to be done for a line: nothing, or a write of what stands so.
+#[derive(Clone, Copy)]
 enum Step {
     Create,
-    Overwrite { etag: String },
+    Overwrite,
+    /// Out of a former home: a write of the same value.
+    Move,
     Keep,
     Nothing,
 }
@@ -89,6 +91,7 @@ enum Step {
 struct Done {
     created: usize,
     overwritten: usize,
+    moved: usize,
     kept: usize,
     same: usize,
 }
@@ -125,9 +128,10 @@ impl Import {
         let would = if self.dry_run { "would be " } else { "" };
         Ok(writeln!(
             io::stderr(),
-            "{} {would}created, {} {would}overwritten, {} kept, {} as they were",
+            "{} {would}created, {} {would}overwritten, {} {would}moved home, {} kept, {} as they were",
             done.created,
             done.overwritten,
+            done.moved,
             done.kept,
             done.same
         )?)
@@ -137,27 +141,25 @@ impl Import {
         let mut standing = self.standing(gateway, &batch).await?;
         let mut steps = Vec::with_capacity(batch.len());
         for wanted in batch {
-            let step = match standing.remove(&wanted.key) {
+            let standing = standing.remove(&wanted.key);
+            let step = match &standing {
                 None => Step::Create,
-                Some(config) if config.value == wanted.value && config.content_type == wanted.content_type => {
-                    Step::Nothing
-                }
-                Some(config) => match self.existing {
-                    Existing::Keep => Step::Keep,
-                    Existing::Overwrite => Step::Overwrite { etag: config.etag },
-                    Existing::Fail => {
-                        return Err(Failure::Failed(format!(
-                            "{name}:{}: {} has another value already\n  fix: --existing overwrite, or --existing keep",
-                            wanted.line, wanted.key
-                        )));
-                    }
-                },
+                Some(config) => self.step(&wanted, config).ok_or_else(|| {
+                    Failure::Failed(format!(
+                        "{name}:{}: {} has another value already\n  fix: --existing overwrite, or --existing keep",
+                        wanted.line, wanted.key
+                    ))
+                })?,
             };
-            steps.push((wanted, step));
+            let condition = match standing {
+                None => v1::precondition::Kind::IfAbsent(true),
+                Some(config) => v1::precondition::Kind::IfMatch(config.etag),
+            };
+            steps.push((wanted, step, condition));
         }
-        let writes = futures_util::stream::iter(steps).map(|(wanted, step)| async move {
+        let writes = futures_util::stream::iter(steps).map(|(wanted, step, condition)| async move {
             let (line, key) = (wanted.line, wanted.key.clone());
-            let written = self.write(gateway.clone(), wanted, &step).await;
+            let written = self.write(gateway.clone(), wanted, step, condition).await;
             let written = written.map_err(|status| Failure::Refused(Box::new(at(&status, name, line, &key))));
             written.map(|()| step)
         });
@@ -165,12 +167,27 @@ impl Import {
         while let Some(step) = steps.try_next().await? {
             *match step {
                 Step::Create => &mut done.created,
-                Step::Overwrite { .. } => &mut done.overwritten,
+                Step::Overwrite => &mut done.overwritten,
+                Step::Move => &mut done.moved,
                 Step::Keep => &mut done.kept,
                 Step::Nothing => &mut done.same,
             } += 1;
         }
         Ok(())
+    }
+
+    /// What to do where something stands. None: that is for the caller to say.
+    fn step(&self, wanted: &Wanted, standing: &v1::Config) -> Option<Step> {
+        let same = standing.value == wanted.value && standing.content_type == wanted.content_type;
+        match (standing.origin(), same, self.existing) {
+            // A default is not the tenant's own.
+            (v1::config::Origin::Default, ..) => Some(Step::Create),
+            (v1::config::Origin::Former, true, _) => Some(Step::Move),
+            (_, true, _) => Some(Step::Nothing),
+            (_, false, Existing::Keep) => Some(Step::Keep),
+            (_, false, Existing::Overwrite) => Some(Step::Overwrite),
+            (_, false, Existing::Fail) => None,
+        }
     }
 
     /// What stands at these keys.
@@ -181,7 +198,7 @@ impl Import {
             let request = v1::BatchGetConfigsRequest {
                 keys: std::mem::take(&mut keys),
                 consistency: v1::Consistency::Latest.into(),
-                context: self.context.iter().cloned().collect(),
+                context: self.context.message(),
             };
             let answer = gateway.clone().batch_get_configs(request).await?.into_inner();
             for result in answer.results {
@@ -203,19 +220,22 @@ impl Import {
         Ok(standing)
     }
 
-    async fn write(&self, mut gateway: Client, wanted: Wanted, step: &Step) -> Result<(), Status> {
-        let kind = match step {
-            Step::Keep | Step::Nothing => return Ok(()),
-            _ if self.dry_run => return Ok(()),
-            Step::Create => v1::precondition::Kind::IfAbsent(true),
-            Step::Overwrite { etag } => v1::precondition::Kind::IfMatch(etag.clone()),
-        };
+    async fn write(
+        &self,
+        mut gateway: Client,
+        wanted: Wanted,
+        step: Step,
+        condition: v1::precondition::Kind,
+    ) -> Result<(), Status> {
+        if self.dry_run || matches!(step, Step::Keep | Step::Nothing) {
+            return Ok(());
+        }
         let request = v1::PutConfigRequest {
             key: wanted.key,
             value: wanted.value.into(),
             content_type: wanted.content_type,
-            precondition: Some(v1::Precondition { kind: Some(kind) }),
-            context: self.context.iter().cloned().collect(),
+            precondition: Some(v1::Precondition { kind: Some(condition) }),
+            context: self.context.message(),
             secret: wanted.secret,
             ..Default::default()
         };

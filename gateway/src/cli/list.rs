@@ -3,7 +3,7 @@
 use clap::Args;
 use tagway_proto::v1;
 
-use super::client::{self, Gateway, Output};
+use super::client::{self, Context, Gateway, Output};
 use super::failure::Failure;
 
 /// The arguments of `tagway list`.
@@ -16,9 +16,8 @@ pub(super) struct List {
     /// Leave values out
     #[arg(long)]
     keys_only: bool,
-    /// A dimension for the strategy; several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
-    context: Vec<(String, String)>,
+    #[command(flatten)]
+    context: Context,
     #[command(flatten)]
     gateway: Gateway,
 }
@@ -32,7 +31,7 @@ impl List {
             page_size: 1000,
             page_token: String::new(),
             keys_only: self.keys_only || text,
-            context: self.context.into_iter().collect(),
+            context: self.context.message(),
         };
         loop {
             let page = gateway.list_configs(request.clone()).await?.into_inner();

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use clap::Args;
 use tagway_proto::v1;
 
-use super::client::{self, Conditions, Gateway};
+use super::client::{Conditions, Context, Gateway, Scope};
 use super::failure::Failure;
 
 /// More than any gateway takes.
@@ -30,9 +30,10 @@ pub(super) struct Put {
     secret: bool,
     #[command(flatten)]
     conditions: Conditions,
-    /// A dimension for the strategy; several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
-    context: Vec<(String, String)>,
+    #[command(flatten)]
+    context: Context,
+    #[command(flatten)]
+    scope: Scope,
     #[command(flatten)]
     gateway: Gateway,
 }
@@ -44,10 +45,10 @@ impl Put {
             key: self.key,
             content_type: self.content_type,
             precondition: self.conditions.message(),
-            context: self.context.into_iter().collect(),
+            context: self.context.message(),
             request_id: String::new(),
             secret: self.secret,
-            scope: v1::Scope::Unspecified.into(),
+            scope: self.scope.message(),
         };
         let answer = self.gateway.connect().await?.put_config(request).await?;
         self.gateway

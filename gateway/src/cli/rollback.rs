@@ -3,7 +3,7 @@
 use clap::Args;
 use tagway_proto::v1;
 
-use super::client::{self, Conditions, Gateway};
+use super::client::{Conditions, Context, Gateway, Scope};
 use super::failure::Failure;
 
 /// The arguments of `tagway rollback`.
@@ -16,9 +16,10 @@ pub(super) struct Rollback {
     version: u64,
     #[command(flatten)]
     conditions: Conditions,
-    /// A dimension for the strategy; several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = client::dimension)]
-    context: Vec<(String, String)>,
+    #[command(flatten)]
+    context: Context,
+    #[command(flatten)]
+    scope: Scope,
     #[command(flatten)]
     gateway: Gateway,
 }
@@ -29,9 +30,9 @@ impl Rollback {
             key: self.key,
             version: self.version,
             precondition: self.conditions.message(),
-            context: self.context.into_iter().collect(),
+            context: self.context.message(),
             request_id: String::new(),
-            scope: v1::Scope::Unspecified.into(),
+            scope: self.scope.message(),
         };
         let answer = self.gateway.connect().await?.rollback_config(request).await?;
         self.gateway

@@ -149,21 +149,21 @@ impl Configs {
             .filter(|standing| standing.tag == *key.tag())
             .map(|standing| (standing.range, standing.entry))
             .collect();
-        let places = || placed.own().chain(placed.beneath());
+        let layers = || placed.own().chain(placed.beneath());
         // What was not listed could hold the key, and the list would not know.
         let listed = |range| {
             sources
                 .iter()
                 .any(|source| source.prefix.tag == *key.tag() && source.range == range)
         };
-        if let Some((_, place)) = places().find(|(_, place)| !listed(place.range())) {
+        if let Some((_, place)) = layers().find(|(_, place)| !listed(place.range())) {
             tracing::warn!(
                 strategy = %strategy.name(), tenant = %reader.id(), tag = %key.tag(), ?place,
                 "the strategy decides for a place that it does not enumerate"
             );
             return Err(DecideError::Failed.into());
         }
-        for (origin, place) in places() {
+        for (origin, place) in layers() {
             if let Some(entry) = standing.remove(&place.range()) {
                 return Ok(Some(Config::new(&key, origin, place, entry)));
             }

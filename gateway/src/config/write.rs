@@ -92,7 +92,7 @@ impl Configs {
                 // What was written at home meanwhile is newer than this delete.
                 Precondition::Absent
             }
-            Judged::Not => self.only_if_done(once, options)?,
+            Judged::Not => options.only_if_done(once)?,
         };
         let conditions = Conditions {
             precondition: at_home,
@@ -148,7 +148,7 @@ impl Configs {
                 left_behind.push((holder, claimed));
                 Precondition::Absent
             }
-            Judged::Not => self.only_if_done(once, options)?,
+            Judged::Not => options.only_if_done(once)?,
         };
         self.check_condition(&placed.home, precondition)?;
         let conditions = Conditions { precondition, once };
@@ -180,14 +180,6 @@ impl Configs {
             },
             _ => Judged::Not,
         })
-    }
-
-    /// For a precondition that does not hold: a request that was done before gets its answer all the same.
-    fn only_if_done(&self, once: Option<Once>, options: &WriteOptions) -> Result<Precondition, ConfigError> {
-        match once {
-            Some(_) => Ok(Precondition::Never),
-            None => Err(options.refused()),
-        }
     }
 
     /// What the former homes hold.
@@ -277,6 +269,14 @@ impl WriteOptions {
         let mut digest = [0; 32];
         digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &whole).as_ref());
         Ok(Some(Once { id, digest }))
+    }
+
+    /// For a precondition that does not hold: a request that was done before gets its answer all the same.
+    fn only_if_done(&self, once: Option<Once>) -> Result<Precondition, ConfigError> {
+        match once {
+            Some(_) => Ok(Precondition::Never),
+            None => Err(self.refused()),
+        }
     }
 
     /// The precondition does not hold.

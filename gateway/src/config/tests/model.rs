@@ -26,22 +26,23 @@ enum Level {
     Shared,
 }
 
-/// What stands, by level, tenant (none for the shared one) and name.
+/// Level, tenant (none for the shared one) and name.
+type Place = (Level, &'static str, &'static str);
+
+/// What stands.
 #[derive(Default)]
-struct Model(BTreeMap<(Level, &'static str, &'static str), String>);
+struct Model(BTreeMap<Place, String>);
 
 impl Model {
-    fn place(level: Level, tenant: &'static str, name: &'static str) -> (Level, &'static str, &'static str) {
+    fn place(level: Level, tenant: &'static str, name: &'static str) -> Place {
         (level, if level == Level::Shared { "" } else { tenant }, name)
     }
 
     /// What a read from this level shows.
     fn shown(&self, level: Level, tenant: &'static str, name: &'static str) -> Option<&String> {
         let levels = [Level::Own, Level::Base, Level::Shared];
-        let beneath = levels.into_iter().filter(|beneath| *beneath >= level);
-        beneath
-            .filter_map(|level| self.0.get(&Self::place(level, tenant, name)))
-            .next()
+        let mut beneath = levels.into_iter().filter(|beneath| *beneath >= level);
+        beneath.find_map(|level| self.0.get(&Self::place(level, tenant, name)))
     }
 }
 
@@ -53,13 +54,11 @@ struct Homes {
 }
 
 impl Homes {
-    /// The next decision reads everything that the last one did.
+    /// The next decision reads everything that the last one did, what was home last first.
     fn moved(&self, random: &mut Rng) -> Self {
-        let mut places: BTreeSet<_> = self.former.iter().copied().chain([self.home]).collect();
         let home = random.choice(HOMES).unwrap();
-        places.remove(&home);
-        let mut former: Vec<_> = places.into_iter().collect();
-        random.shuffle(&mut former);
+        let places = std::iter::once(&self.home).chain(&self.former);
+        let former = places.copied().filter(|place| *place != home).collect();
         Self { home, former }
     }
 
@@ -80,6 +79,9 @@ struct Run {
     homes: BTreeMap<&'static str, Homes>,
     configs: Configs,
     model: Model,
+    /// What a key may have been since the last change of it that was acknowledged, where one was cut off: until it is
+    /// done again, a move of homes may show either.
+    torn: BTreeMap<Place, BTreeSet<Option<String>>>,
     cuts: usize,
 }
 
@@ -99,6 +101,7 @@ impl Run {
             stores,
             homes,
             model: Model::default(),
+            torn: BTreeMap::new(),
             cuts: 0,
         }
     }
@@ -111,6 +114,18 @@ impl Run {
             }
         }
         self.configs = gateway(&self.stores, &self.homes).await;
+        for (place, candidates) in self.torn.clone() {
+            let (level, tenant, name) = place;
+            if level != Level::Own {
+                continue;
+            }
+            let now = self.read(level, tenant, name).await.map(|(value, _)| value);
+            let fits = candidates.into_iter().any(|candidate| {
+                self.set(place, candidate);
+                self.model.shown(level, tenant, name) == now.as_ref()
+            });
+            assert!(fits, "{place:?} shows {now:?}, which it never was");
+        }
     }
 
     async fn read(&self, level: Level, tenant: &'static str, name: &'static str) -> Option<(String, Precondition)> {
@@ -183,11 +198,14 @@ impl Run {
             Ok(()) => {
                 assert!(holds && !cut);
                 self.set(place, value);
+                self.torn.remove(&place);
             }
             Err(ConfigError::Changed | ConfigError::AlreadyExists) => assert!(!holds),
             Err(ConfigError::Backend(_)) => {
                 assert!(cut);
                 self.cuts += 1;
+                let torn = self.torn.entry(place).or_default();
+                torn.extend([before.clone(), value.clone()]);
                 // As before, or as after.
                 let now = self.read(level, tenant, name).await.map(|(value, _)| value);
                 self.set(place, value);
@@ -204,7 +222,7 @@ impl Run {
         }
     }
 
-    fn set(&mut self, place: (Level, &'static str, &'static str), value: Option<String>) {
+    fn set(&mut self, place: Place, value: Option<String>) {
         match value {
             Some(value) => _ = self.model.0.insert(place, value),
             None => _ = self.model.0.remove(&place),

@@ -1,6 +1,7 @@
 //! Three stores behind one fuse, and whoever decides over them as it is written.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -56,7 +57,7 @@ shared_scope = true
         let mut stores: BTreeMap<Arc<str>, Arc<dyn Backend>> = BTreeMap::new();
         for id in ["a", "b", "c"] {
             let path = folder.path().join(id);
-            text += &format!("[backends.{id}]\nkind = \"embedded\"\npath = {path:?}\n");
+            writeln!(text, "[backends.{id}]\nkind = \"embedded\"\npath = {path:?}").unwrap();
             let store = Embedded::open(&path, 10, clock.clone()).unwrap();
             let fuse = Arc::clone(&fuse);
             stores.insert(id.into(), Arc::new(Fused { store, fuse }));
