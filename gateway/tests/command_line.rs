@@ -155,6 +155,16 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
             "tagway.toml:8: identity.leeway: ",
         ),
         (
+            "a refresh that no clock reaches",
+            changed("jwks =", "jwks_refresh = \"1000000000 years\"\njwks ="),
+            "tagway.toml:8: identity.jwks_refresh: at most 100 years",
+        ),
+        (
+            "a rest that no clock reaches",
+            changed("backends = ", "breaker = { rest = \"1000000000 years\" }\nbackends = "),
+            "tagway.toml:17: strategies.tag-prefix.breaker.rest: at most 100 years",
+        ),
+        (
             "a permission that is none",
             changed("jwks =", "permissions = { reed = [\"r\"] }\njwks ="),
             "tagway.toml:8: identity.permissions.reed: ",

@@ -53,6 +53,8 @@ impl Settings {
     }
 }
 
+/// Longest duration of any setting: no clock panics when it is added.
+const MAX_DURATION: Duration = Duration::from_hours(100 * 365 * 24);
 /// Most versions of a key.
 const MAX_HISTORY: u32 = 10_000;
 /// Most fuel of a call, some seconds' worth.
@@ -78,6 +80,11 @@ impl Check<'_, '_> {
             key,
             "a duration longer than nothing, such as \"10s\"",
         );
+        self.not_for_ever(key, duration);
+    }
+
+    fn not_for_ever(&mut self, key: &str, duration: Duration) {
+        self.require(duration <= MAX_DURATION, key, "at most 100 years");
     }
 
     fn server(&mut self, settings: &Settings) {
@@ -138,6 +145,7 @@ impl Check<'_, '_> {
             ),
         }
         self.longer_than_nothing("identity.jwks_refresh", identity.jwks_refresh);
+        self.not_for_ever("identity.jwks_grace", identity.jwks_grace);
         self.require(identity.leeway <= MAX_LEEWAY, "identity.leeway", "at most 5m");
         for (key, claim) in [
             ("identity.tenant_claim", &identity.tenant_claim),
@@ -256,6 +264,7 @@ impl Check<'_, '_> {
         );
         self.require(strategy.breaker.failures > 0, &key("breaker.failures"), "more than 0");
         self.longer_than_nothing(&key("breaker.window"), strategy.breaker.window);
+        self.not_for_ever(&key("breaker.rest"), strategy.breaker.rest);
     }
 
     fn tags_are_claimed_once(&mut self, strategies: &BTreeMap<String, StrategySettings>) {
