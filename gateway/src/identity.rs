@@ -192,8 +192,7 @@ impl Identity {
     /// Whom a request with this metadata is for: the bearer of its one token, and the tenant that `x-tagway-tenant` picks
     /// of those that the token names.
     pub async fn verify(&self, headers: &HeaderMap) -> Result<VerifiedTenant, IdentityError> {
-        let token = Token::of(headers)?;
-        let caller = self.caller(&token).await?;
+        let caller = self.caller(token::shown(headers)?).await?;
         let mut picks = headers.get_all(PICK).iter();
         let picked = picks.next().map(|value| value.to_str().unwrap_or_default());
         if picks.next().is_some() {
@@ -203,13 +202,14 @@ impl Identity {
     }
 
     /// Who the bearer is. A token that verified before is remembered by its whole text, until it expires or the key
-    /// set changes.
-    pub async fn caller(&self, token: &Token) -> Result<Arc<VerifiedCaller>, IdentityError> {
+    /// set changes; one that is remembered need not be looked at again to see that it is one.
+    pub async fn caller(&self, text: &str) -> Result<Arc<VerifiedCaller>, IdentityError> {
         let now = self.clock.seconds();
         let keys = self.keys.current();
-        if let Some(caller) = self.remembered.get(token, keys.generation(), now) {
+        if let Some(caller) = self.remembered.get(text, keys.generation(), now) {
             return Ok(caller);
         }
+        let token: Token = text.parse()?;
         let header = token.header()?;
         let (keys, key) = self.keys.find(keys, &header).await?;
         let payload = token.verify(&key)?;

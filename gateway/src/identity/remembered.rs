@@ -35,7 +35,7 @@ impl Remembered {
     }
 
     /// The caller, if the token verified against this very key set and still lives.
-    pub(super) fn get(&self, token: &Token, generation: u64, now: u64) -> Option<Arc<VerifiedCaller>> {
+    pub(super) fn get(&self, token: &str, generation: u64, now: u64) -> Option<Arc<VerifiedCaller>> {
         let entry = self.0.get(token)?;
         if entry.generation != generation || now >= entry.caller.expires {
             self.0.remove(token);
@@ -44,11 +44,11 @@ impl Remembered {
         Some(entry.caller)
     }
 
-    pub(super) fn put(&self, token: &Token, generation: u64, caller: &Arc<VerifiedCaller>) {
+    pub(super) fn put(&self, token: Token, generation: u64, caller: &Arc<VerifiedCaller>) {
         let entry = Entry {
             generation,
             caller: Arc::clone(caller),
         };
-        self.0.insert(token.clone(), entry);
+        self.0.insert(token, entry);
     }
 }

@@ -1,5 +1,6 @@
 //! The bearer's text, and what its signature proves.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -31,24 +32,30 @@ pub(super) struct VerifyingKey {
     pub(super) algorithm: jsonwebtoken::Algorithm,
 }
 
-impl Token {
-    /// Takes the token out of a request: exactly one, as RFC 6750 (2.1) writes it.
-    pub fn of(headers: &HeaderMap) -> Result<Self, IdentityError> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let value = values.next().ok_or(IdentityError::TokenMissing)?;
-        if values.next().is_some() {
-            return Err(IdentityError::TokenMalformed("more than one `authorization`"));
-        }
-        let text = value
-            .to_str()
-            .map_err(|_| IdentityError::TokenMalformed("`authorization` is not text"))?;
-        let (scheme, token) = text.split_once(' ').ok_or(IdentityError::TokenMissing)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(IdentityError::TokenMissing);
-        }
-        token.trim_matches(' ').parse()
+/// So that one can be looked up by a text that may be one.
+impl Borrow<str> for Token {
+    fn borrow(&self) -> &str {
+        &self.0
     }
+}
 
+/// What a request shows for a token: exactly one, as RFC 6750 (2.1) writes it.
+pub(super) fn shown(headers: &HeaderMap) -> Result<&str, IdentityError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or(IdentityError::TokenMissing)?;
+    if values.next().is_some() {
+        return Err(IdentityError::TokenMalformed("more than one `authorization`"));
+    }
+    let text =
+        str::from_utf8(value.as_bytes()).map_err(|_| IdentityError::TokenMalformed("`authorization` is not text"))?;
+    let (scheme, token) = text.split_once(' ').ok_or(IdentityError::TokenMissing)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(IdentityError::TokenMissing);
+    }
+    Ok(token.trim_matches(' '))
+}
+
+impl Token {
     /// The token itself.
     #[must_use]
     pub fn reveal(&self) -> &str {
