@@ -8,6 +8,8 @@ pub mod backend;
 pub mod clock;
 pub mod config;
 pub mod identity;
+#[cfg(feature = "internals")]
+pub mod internals;
 pub mod key;
 pub mod placement;
 pub mod server;

@@ -43,7 +43,7 @@ impl PageTokens {
     }
 
     /// A token for the page after the key `after`. `request` is everything of the request that the next must repeat.
-    pub(super) fn seal(
+    pub(crate) fn seal(
         &self,
         tenant: &VerifiedTenant,
         request: &impl Serialize,
@@ -68,7 +68,7 @@ impl PageTokens {
     }
 
     /// The key that the page begins after.
-    pub(super) fn open(&self, tenant: &VerifiedTenant, request: &impl Serialize, token: &str) -> Option<String> {
+    pub(crate) fn open(&self, tenant: &VerifiedTenant, request: &impl Serialize, token: &str) -> Option<String> {
         if token.len() > TOKEN_BYTES {
             return None;
         }
