@@ -10,7 +10,7 @@ use super::breaker::{Admission, Outcome};
 use super::component::Prepared;
 use super::engine::Engine;
 use super::limits::{CallError, Guest, Limits};
-use super::memory::{Answer, Bags, Memory, Question, TenantMemory};
+use super::memory::{Answer, Asked, Bags, Memory, TenantMemory};
 use super::{Context, DecideError, Operation, Refusal};
 use crate::identity::VerifiedTenant;
 use crate::key::{ConfigKey, Tag, TagPrefix};
@@ -89,10 +89,11 @@ impl Strategy {
         operation: Operation,
         context: &Context,
     ) -> Result<Arc<Placed>, DecideError> {
-        let question = Question::Decide {
-            key: key.clone(),
+        let bags = self.bags(tenant, context);
+        let asked = Asked::Decide {
+            key,
             operation,
-            bags: self.bags(tenant, context),
+            bags: &bags,
         };
         let request = |bags: &Bags| request(tenant, key.tag(), key.name().as_str(), operation, bags);
         let call = |store: &mut Guest, instance: &wit::Strategy, request: &wit::Request| {
@@ -102,7 +103,7 @@ impl Strategy {
             let placed = self.grants.place(tenant, key, &decision)?;
             Ok(Answer::Placed(Arc::new(placed)))
         };
-        match self.ask(tenant, question, request, call, place).await? {
+        match self.ask(tenant, asked, request, call, place).await? {
             Answer::Placed(placed) => Ok(placed),
             Answer::Refused(refusal) => Err(DecideError::Refused((*refusal).clone())),
             Answer::Ranges(_) => Err(DecideError::Failed),
@@ -116,10 +117,8 @@ impl Strategy {
         prefix: &TagPrefix,
         context: &Context,
     ) -> Result<Arc<BTreeSet<PlaceRange>>, DecideError> {
-        let question = Question::Enumerate {
-            prefix: prefix.clone(),
-            bags: self.bags(tenant, context),
-        };
+        let bags = self.bags(tenant, context);
+        let asked = Asked::Enumerate { prefix, bags: &bags };
         let request = |bags: &Bags| request(tenant, &prefix.tag, &prefix.name_prefix, Operation::Read, bags);
         let call = |store: &mut Guest, instance: &wit::Strategy, request: &wit::Request| {
             instance.tagway_strategy_router().call_enumerate(store, request)
@@ -128,7 +127,7 @@ impl Strategy {
             let ranges = self.grants.ranges(tenant, &prefix.tag, &placements)?;
             Ok(Answer::Ranges(Arc::new(ranges)))
         };
-        match self.ask(tenant, question, request, call, place).await? {
+        match self.ask(tenant, asked, request, call, place).await? {
             Answer::Ranges(ranges) => Ok(ranges),
             Answer::Refused(refusal) => Err(DecideError::Refused((*refusal).clone())),
             Answer::Placed(_) => Err(DecideError::Failed),
@@ -138,13 +137,13 @@ impl Strategy {
     async fn ask<T>(
         &self,
         tenant: &VerifiedTenant,
-        question: Question,
+        asked: Asked<'_>,
         request: impl FnOnce(&Bags) -> wit::Request,
         call: impl FnOnce(&mut Guest, &wit::Strategy, &wit::Request) -> wasmtime::Result<Result<T, wit::Refusal>>,
         place: impl FnOnce(T) -> Result<Answer, BrokenDecision>,
     ) -> Result<Answer, DecideError> {
         let memory = self.memory.of(tenant.id());
-        if let Some(answer) = memory.answers.get(&question) {
+        if let Some(answer) = memory.answers.get(&asked) {
             return Ok(answer);
         }
         // Who rests does not queue.
@@ -163,12 +162,11 @@ impl Strategy {
             return Err(DecideError::Busy);
         };
         // While this waited others may have asked the same, or failed too often.
-        if let Some(answer) = memory.answers.get(&question) {
+        if let Some(answer) = memory.answers.get(&asked) {
             return Ok(answer);
         }
         let mut admitted = self.admit(&memory)?;
-        let (Question::Decide { bags, .. } | Question::Enumerate { bags, .. }) = &question;
-        let request = request(bags);
+        let request = request(asked.bags());
         // On this very thread: a call takes microseconds, fuel ends it after some milliseconds at most, and the
         // engine's slots leave the runtime another thread.
         let answer = self
@@ -184,7 +182,7 @@ impl Strategy {
         match answer {
             Ok(answer) => {
                 admitted.end(Outcome::Answered);
-                memory.answers.insert(question, answer.clone());
+                memory.answers.insert(asked.to_question(), answer.clone());
                 Ok(answer)
             }
             Err(Fault::Call(busy @ CallError::Busy(_))) => {

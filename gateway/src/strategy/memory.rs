@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{Equivalent, Weighter};
 use tokio::sync::Semaphore;
 
 use super::breaker::Breaker;
@@ -25,6 +25,65 @@ pub(super) enum Question {
         prefix: TagPrefix,
         bags: Bags,
     },
+}
+
+/// The same while it is being asked: it looks an answer up without a copy. (Derived alike, both hash alike.)
+#[derive(Clone, Copy, Hash)]
+pub(super) enum Asked<'q> {
+    Decide {
+        key: &'q ConfigKey,
+        operation: Operation,
+        bags: &'q Bags,
+    },
+    Enumerate {
+        prefix: &'q TagPrefix,
+        bags: &'q Bags,
+    },
+}
+
+impl Asked<'_> {
+    pub(super) fn bags(&self) -> &Bags {
+        match self {
+            Self::Decide { bags, .. } | Self::Enumerate { bags, .. } => bags,
+        }
+    }
+
+    pub(super) fn to_question(self) -> Question {
+        match self {
+            Self::Decide { key, operation, bags } => Question::Decide {
+                key: key.clone(),
+                operation,
+                bags: bags.clone(),
+            },
+            Self::Enumerate { prefix, bags } => Question::Enumerate {
+                prefix: prefix.clone(),
+                bags: bags.clone(),
+            },
+        }
+    }
+}
+
+impl Equivalent<Question> for Asked<'_> {
+    fn equivalent(&self, question: &Question) -> bool {
+        match (self, question) {
+            (
+                Self::Decide { key, operation, bags },
+                Question::Decide {
+                    key: asked,
+                    operation: to,
+                    bags: with,
+                },
+            ) => *key == asked && operation == to && *bags == with,
+            (
+                Self::Enumerate { prefix, bags },
+                Question::Enumerate {
+                    prefix: asked,
+                    bags: with,
+                },
+            ) => *prefix == asked && *bags == with,
+            _ => false,
+        }
+    }
 }
 
 /// The claims and the context that the manifest asked for, in that order.
