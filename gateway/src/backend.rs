@@ -3,6 +3,8 @@
 //! Every call carries the tenant of the verified token beside the physical name: the third wall. A backend derives
 //! what it touches from the token's tenant and refuses a name of another's, whatever the walls before it let through.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod embedded;
 
 use std::collections::BTreeMap;

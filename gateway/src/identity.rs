@@ -129,15 +129,21 @@ impl VerifiedTenant {
         }
     }
 
-    /// For tests of what lies behind this wall.
+    /// For tests of what lies behind this wall: one whose caller may do everything.
     #[cfg(test)]
     pub(crate) fn for_tests(id: &str) -> Self {
+        Self::who_may(id, Permission::ALL)
+    }
+
+    /// The same, with these permissions alone.
+    #[cfg(test)]
+    pub(crate) fn who_may(id: &str, permissions: impl IntoIterator<Item = Permission>) -> Self {
         Self {
             id: id.parse().expect("a tenant"),
             caller: Arc::new(VerifiedCaller {
                 subject: "tester".into(),
                 tenants: Vec::new(),
-                permissions: Permission::ALL.into_iter().collect(),
+                permissions: permissions.into_iter().collect(),
                 claims: serde_json::Map::new(),
                 expires: u64::MAX,
             }),

@@ -6,35 +6,12 @@ use redb::ReadableTable as _;
 use tempfile::TempDir;
 
 use super::*;
-use crate::backend::{Once, Precondition};
-use crate::placement::Grants;
-use crate::wit;
+use crate::backend::{Once, Precondition, conformance};
 
 /// A name that the second wall made.
 pub(super) fn name(tenant: &VerifiedTenant, key: &str) -> PhysicalName {
-    let grants = Grants {
-        backends: ["local".into()].into(),
-        shared: false,
-    };
-    let tags = crate::key::Tags::new(["t_".parse().unwrap()]);
-    let home = wit::Placement {
-        backend: "local".to_owned(),
-        scope: wit::Scope::Tenant,
-        namespace: "ns".to_owned(),
-        cache: None,
-        options: Vec::new(),
-    };
-    let decision = wit::Decision {
-        home,
-        former: Vec::new(),
-        defaults: Vec::new(),
-        reason: None,
-    };
-    grants
-        .place(tenant, &tags.parse(key).unwrap(), &decision)
-        .unwrap()
-        .home
-        .name
+    let [own, _] = conformance::names(tenant, "ns", key);
+    own
 }
 
 fn entry(value: &str) -> NewEntry {
@@ -49,33 +26,9 @@ fn open(folder: &TempDir, history: u32, clock: &Clock) -> Embedded {
 }
 
 #[tokio::test]
-async fn with_the_placement_check_out_of_the_way_the_store_still_refuses_another_tenants_name() {
+async fn it_keeps_every_promise_of_a_store() {
     let folder = TempDir::new().unwrap();
-    let store = open(&folder, 10, &Clock::system());
-    let [acme, globex] = ["acme", "globex"].map(VerifiedTenant::for_tests);
-    let theirs = name(&globex, "t_a");
-    store
-        .write(&globex, &theirs, entry("secret"), Conditions::default())
-        .await
-        .unwrap();
-
-    let foreign = |result: Result<(), BackendError>| matches!(result, Err(BackendError::Foreign));
-    assert!(foreign(store.read(&acme, &theirs).await.map(drop)));
-    assert!(foreign(store.read_version(&acme, &theirs, 1).await.map(drop)));
-    let page = PageRequest {
-        range: theirs.range(),
-        prefix: "",
-        after: "",
-        entries: 10,
-        bytes: 1 << 20,
-        keys_only: true,
-    };
-    assert!(foreign(store.list(&acme, page).await.map(drop)));
-    let written = store.write(&acme, &theirs, entry("mine"), Conditions::default()).await;
-    assert!(matches!(written, Err(WriteError::Backend(BackendError::Foreign))));
-    let deleted = store.delete(&acme, &theirs, false, Conditions::default()).await;
-    assert!(matches!(deleted, Err(WriteError::Backend(BackendError::Foreign))));
-    assert_eq!(store.read(&globex, &theirs).await.unwrap().unwrap().value, "secret");
+    conformance::keeps_every_promise(Arc::new(open(&folder, 100, &Clock::system()))).await;
 }
 
 #[tokio::test]
@@ -242,77 +195,26 @@ fn once(id: u128, digest: u8) -> Conditions {
 }
 
 #[tokio::test]
-async fn a_request_is_done_once_for_ten_minutes_and_remembered_over_a_restart() {
+async fn a_request_is_remembered_for_ten_minutes_also_over_a_restart() {
     let folder = TempDir::new().unwrap();
     let clock = Clock::standing_at(1_000_000);
-    let [acme, globex] = ["acme", "globex"].map(VerifiedTenant::for_tests);
-    let (mine, theirs) = (name(&acme, "t_a"), name(&globex, "t_a"));
+    let acme = VerifiedTenant::for_tests("acme");
+    let name = name(&acme, "t_a");
     let store = open(&folder, 10, &clock);
-    let first = store.write(&acme, &mine, entry("x"), once(1, 1)).await.unwrap();
-    assert_eq!(store.write(&acme, &mine, entry("x"), once(1, 1)).await.unwrap(), first);
-    let another = store.write(&acme, &mine, entry("y"), once(1, 2)).await;
-    assert!(matches!(another, Err(WriteError::RequestReused)));
-    let another = store.delete(&acme, &mine, false, once(1, 3)).await;
-    assert!(matches!(another, Err(WriteError::RequestReused)));
-    // Another tenant's request of the same id is another request.
-    assert_eq!(
-        store
-            .write(&globex, &theirs, entry("z"), once(1, 2))
-            .await
-            .unwrap()
-            .etag
-            .version,
-        1
-    );
-    // A delete that found nothing is done as well: it does not strike what comes later.
-    store.delete(&acme, &mine, false, Conditions::default()).await.unwrap();
-    assert!(!store.delete(&acme, &mine, false, once(2, 4)).await.unwrap());
-    let later = store
-        .write(&acme, &mine, entry("later"), Conditions::default())
-        .await
-        .unwrap();
-    assert!(!store.delete(&acme, &mine, false, once(2, 4)).await.unwrap());
+    let first = store.write(&acme, &name, entry("x"), once(1, 1)).await.unwrap();
+    let later = store.write(&acme, &name, entry("later"), Conditions::default()).await;
+    let later = later.unwrap();
     drop(store);
 
     let store = open(&folder, 10, &clock);
     clock.set(1_000_599);
-    assert_eq!(store.write(&acme, &mine, entry("x"), once(1, 1)).await.unwrap(), first);
-    assert_eq!(store.read(&acme, &mine).await.unwrap().unwrap().etag, later.etag);
+    assert_eq!(store.write(&acme, &name, entry("x"), once(1, 1)).await.unwrap(), first);
+    assert_eq!(store.read(&acme, &name).await.unwrap().unwrap().etag, later.etag);
     clock.set(1_000_600);
-    let again = store.write(&acme, &mine, entry("x"), once(1, 1)).await.unwrap();
+    let again = store.write(&acme, &name, entry("x"), once(1, 1)).await.unwrap();
     assert_eq!(again.etag.version, later.etag.version + 1);
     // What is not remembered any more is not kept either.
-    let kept = store
-        .store
-        .database()
-        .unwrap()
-        .begin_read()
-        .unwrap()
-        .open_table(REQUESTS)
-        .unwrap();
+    let database = store.store.database().unwrap();
+    let kept = database.begin_read().unwrap().open_table(REQUESTS).unwrap();
     assert_eq!(kept.iter().unwrap().count(), 1);
-}
-
-#[tokio::test]
-async fn a_failed_precondition_is_no_answer_to_remember() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder, 10, &Clock::system());
-    let acme = VerifiedTenant::for_tests("acme");
-    let name = name(&acme, "t_a");
-    let absent = Conditions {
-        precondition: Precondition::Absent,
-        ..once(1, 1)
-    };
-    store
-        .write(&acme, &name, entry("x"), Conditions::default())
-        .await
-        .unwrap();
-    assert!(matches!(
-        store.write(&acme, &name, entry("y"), absent).await,
-        Err(WriteError::PreconditionFailed)
-    ));
-    store.delete(&acme, &name, false, Conditions::default()).await.unwrap();
-    let written = store.write(&acme, &name, entry("y"), absent).await.unwrap();
-    // It holds no more, and the answer is still the first one.
-    assert_eq!(store.write(&acme, &name, entry("y"), absent).await.unwrap(), written);
 }
