@@ -1,8 +1,8 @@
 //! Writes and deletes of one key. Each is made of steps that may be cut off after any of them: what remains reads as
 //! before or as after, and to do the same again completes it.
 //!
-//! A write goes home and then clears former homes, so that the key is never nowhere. A delete clears former homes and then
-//! home, so that nothing comes back. A precondition is judged on what a read would return and then made to hold by the one
+//! A write goes home and then clears former homes, so that the key is never nowhere. A delete clears former homes, the last
+//! one first, and then home, so that nothing comes back. A precondition is judged on what a read would return and then made to hold by the one
 //! store in which it can be: home, or the former home that holds the key.
 
 use std::sync::Arc;
@@ -66,7 +66,8 @@ impl Configs {
         let mut elsewhere = false;
         let at_home = match judged {
             Judged::AtHome(Precondition::None) => {
-                for former in &placed.former {
+                // From beneath, so that what shows is the last to go.
+                for former in placed.former.iter().rev() {
                     elsewhere |= self.clear(writer, former, Precondition::None).await?;
                 }
                 Precondition::None
