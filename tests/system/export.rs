@@ -97,6 +97,15 @@ async fn what_stands_is_changed_only_when_told() {
     );
     assert_eq!(client.get("tenant_config_a").await.unwrap().value, "theirs");
 
+    // A key twice: the later line is the later write.
+    let twice = b"{\"key\": \"tenant_config_c\", \"value\": \"1\"}\n{\"key\": \"tenant_config_c\", \"value\": \"2\"}\n";
+    let imported = gateway.tagway("acme", &["import", "-", "--existing", "overwrite"], twice);
+    assert_eq!(
+        done(&imported),
+        "1 created, 1 overwritten, 0 moved home, 0 kept, 0 as they were\n"
+    );
+    assert_eq!(client.get("tenant_config_c").await.unwrap().value, "2");
+
     for (line, problem) in [
         ("nonsense", "-:1: expected"),
         (r#"{"value": "x"}"#, "-:1: missing field `key`"),
@@ -134,6 +143,12 @@ async fn an_export_that_was_cut_off_goes_on() {
         fs::write(&path, &whole[..cut]).unwrap();
         done(&gateway.tagway("acme", &["export", "--to", "acme.jsonl"], b""));
         assert_eq!(fs::read(&path).unwrap(), whole, "cut at {cut}");
+    }
+    for other in ["{\"minified\": true}", "a token"] {
+        fs::write(&path, other).unwrap();
+        let refused = gateway.tagway("acme", &["export", "--to", "acme.jsonl"], b"");
+        assert_eq!(refused.status.code(), Some(2));
+        assert_eq!(fs::read(&path).unwrap(), other.as_bytes(), "it is left alone");
     }
     fs::write(&path, "something else\n").unwrap();
     let refused = gateway.tagway("acme", &["export", "--to", "acme.jsonl"], b"");

@@ -1,8 +1,8 @@
 //! `tagway export`
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -17,7 +17,7 @@ use super::failure::Failure;
 #[command(after_help = "Examples: tagway export --to acme.jsonl
           tagway export tenant_config_ | jq -r .key
 
-A line has the key and all of its configuration, secrets included; `tagway import` reads it. Defaults that show where the\ntenant has nothing of its own are left out.")]
+A line has the key and all of its configuration, secrets included; `tagway import` reads it. Defaults that show where the\ntenant has nothing of its own are left out; so is what only another context shows. Go on with a file for the same\ntenant, prefix and context only.")]
 pub(super) struct Export {
     /// Only keys that begin so
     #[arg(default_value = "", hide_default_value = true)]
@@ -31,6 +31,9 @@ pub(super) struct Export {
     #[command(flatten)]
     gateway: Gateway,
 }
+
+/// How a line of an export begins.
+const BEGIN: &[u8] = b"{\"backend\":\"";
 
 impl Export {
     pub(super) async fn run(self) -> Result<(), Failure> {
@@ -87,7 +90,15 @@ fn resume(path: &Path) -> io::Result<(File, Option<String>)> {
     loop {
         line.clear();
         let read = lines.read_until(b'\n', &mut line)?;
-        if read == 0 || !line.ends_with(b"\n") {
+        if read == 0 {
+            break;
+        }
+        if !line.ends_with(b"\n") {
+            // Cut off in the middle of a line of ours, or somebody else's.
+            let common = line.len().min(BEGIN.len());
+            if line[..common] != BEGIN[..common] {
+                return Err(io::Error::other("it is no export: its last line is none"));
+            }
             break;
         }
         let object: Value = serde_json::from_slice(&line)?;
@@ -97,6 +108,7 @@ fn resume(path: &Path) -> io::Result<(File, Option<String>)> {
         last = Some(key.to_owned());
         whole += read as u64;
     }
+    file.set_permissions(Permissions::from_mode(0o600))?;
     file.set_len(whole)?;
     file.seek(SeekFrom::Start(whole))?;
     Ok((file, last))

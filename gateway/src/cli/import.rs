@@ -115,7 +115,13 @@ impl Import {
             let line = line.map_err(failed)?;
             if !line.trim_ascii().is_empty() {
                 let wanted = wanted(index + 1, &line);
-                batch.push(wanted.map_err(|problem| Failure::Usage(format!("{name}:{}: {problem}", index + 1)))?);
+                let wanted = wanted.map_err(|problem| Failure::Usage(format!("{name}:{}: {problem}", index + 1)))?;
+                // A later line of the same key comes after the earlier one.
+                if batch.iter().any(|earlier: &Wanted| earlier.key == wanted.key) {
+                    self.import(&gateway, &name, std::mem::take(&mut batch), &mut done)
+                        .await?;
+                }
+                batch.push(wanted);
             }
             if batch.len() == BATCH {
                 self.import(&gateway, &name, std::mem::take(&mut batch), &mut done)
@@ -138,7 +144,7 @@ impl Import {
     }
 
     async fn import(&self, gateway: &Client, name: &str, batch: Vec<Wanted>, done: &mut Done) -> Result<(), Failure> {
-        let mut standing = self.standing(gateway, &batch).await?;
+        let mut standing = self.standing(gateway, name, &batch).await?;
         let mut steps = Vec::with_capacity(batch.len());
         for wanted in batch {
             let standing = standing.remove(&wanted.key);
@@ -191,7 +197,12 @@ impl Import {
     }
 
     /// What stands at these keys.
-    async fn standing(&self, gateway: &Client, batch: &[Wanted]) -> Result<HashMap<String, v1::Config>, Failure> {
+    async fn standing(
+        &self,
+        gateway: &Client,
+        name: &str,
+        batch: &[Wanted],
+    ) -> Result<HashMap<String, v1::Config>, Failure> {
         let mut standing = HashMap::new();
         let mut keys: Vec<String> = batch.iter().map(|wanted| wanted.key.clone()).collect();
         while !keys.is_empty() {
@@ -212,7 +223,14 @@ impl Import {
                     {
                         keys.push(result.key);
                     }
-                    // None there; or one that may not be read, which the write will tell.
+                    Some(v1::batch_get_configs_response::result::Outcome::Failure(failure))
+                        if failure.code != i32::from(Code::NotFound) || failure.reason == "TAG_UNKNOWN" =>
+                    {
+                        let line = batch.iter().find(|wanted| wanted.key == result.key);
+                        let line = line.map_or(0, |wanted| wanted.line);
+                        let message = format!("{name}:{line}: {}: {}", result.key, failure.message);
+                        return Err(Status::new(Code::from_i32(failure.code), message).into());
+                    }
                     _ => {}
                 }
             }

@@ -50,8 +50,10 @@ impl Configs {
             let after = if request.page_token.is_empty() {
                 String::new()
             } else {
-                let opened = self.page_tokens.open(reader, &bound, request.page_token);
-                opened.ok_or(ConfigError::PageToken)?
+                match self.page_tokens.open(reader, &bound, request.page_token) {
+                    Some(after) => after,
+                    None => continue,
+                }
             };
             // Half of a page for values leaves the other half for a last one that is large.
             let page = backend
@@ -67,6 +69,10 @@ impl Configs {
                 next_page_token: next.transpose()?.unwrap_or_default(),
             });
         }
-        Err(ConfigError::NotFound)
+        Err(if request.page_token.is_empty() {
+            ConfigError::NotFound
+        } else {
+            ConfigError::PageToken
+        })
     }
 }

@@ -8,7 +8,7 @@ use super::{Config, ConfigError, Configs};
 use crate::backend::{Backend, Entry, PageRequest};
 use crate::identity::Reader;
 use crate::key::{KeyPrefix, Name, Tag, TagPrefix};
-use crate::placement::PlaceRange;
+use crate::placement::{Origin, PlaceRange};
 use crate::strategy::{Context, DecideError, Operation, Refusal, Snapshot};
 
 /// Of one page: well below the 4 MiB that gRPC clients take.
@@ -164,9 +164,17 @@ impl Configs {
             return Err(DecideError::Failed.into());
         }
         for (origin, place) in layers() {
+            if origin == Origin::Default && !placed.former.is_empty() {
+                break;
+            }
             if let Some(entry) = standing.remove(&place.range()) {
                 return Ok(Some(Config::new(&key, origin, place, entry)));
             }
+        }
+        if !placed.former.is_empty() {
+            // In none of the batches at home: it may have moved between two of them, and its default does not show.
+            let found = self.find(reader, &placed).await?;
+            return Ok(found.map(|found| Config::new(&key, found.origin, found.place, found.entry)));
         }
         Ok(None)
     }

@@ -1,5 +1,5 @@
 //! Writes and deletes of one key. Each is made of steps that may be cut off after any of them: what remains reads as
-//! before or as after, and to do the same again completes it.
+//! before or as after, and to read again and do the same completes it.
 //!
 //! A write goes home and then clears former homes, so that the key is never nowhere. A delete clears former homes, the last
 //! one first, and then home, so that nothing comes back. A precondition is judged on what a read would return and then made to hold by the one
@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{Capability, Config, ConfigError, Configs, Keyed, WriteOptions, check_capability};
-use crate::backend::{Backend, Conditions, NewEntry, Once, Precondition, WriteError};
+use crate::backend::{Backend, Conditions, Entry, NewEntry, Once, Precondition, WriteError};
 use crate::identity::Writer;
 use crate::key::{ConfigKey, Etag};
 use crate::placement::{Origin, Place, Placed};
@@ -36,6 +36,11 @@ impl Configs {
         let keyed = self.for_write(writer, key, Operation::Write, options).await?;
         let asked = ("put", &*entry.value, &entry.content_type);
         let once = options.once(&keyed.key, &asked)?;
+        if let (Some(done), false) = (once, keyed.placed.is_alone())
+            && let Some(answer) = self.done(writer, &keyed, done, options).await?
+        {
+            return Ok(answer);
+        }
         self.write(writer, &keyed, entry, options, once).await
     }
 
@@ -48,13 +53,19 @@ impl Configs {
         options: &WriteOptions,
     ) -> Result<Config, ConfigError> {
         let keyed = self.for_write(writer, key, Operation::Write, options).await?;
+        let once = options.once(&keyed.key, &("rollback", version))?;
+        // First, for what it did may have moved the key away from its past.
+        if let Some(done) = once
+            && let Some(answer) = self.done(writer, &keyed, done, options).await?
+        {
+            return Ok(answer);
+        }
         let earlier = self.find_version(writer, &keyed.placed, version).await?;
         let earlier = earlier.ok_or(ConfigError::NotFound)?.entry;
         let entry = NewEntry {
             value: earlier.value,
             content_type: earlier.content_type,
         };
-        let once = options.once(&keyed.key, &("rollback", version))?;
         self.write(writer, &keyed, entry, options, once).await
     }
 
@@ -62,9 +73,21 @@ impl Configs {
     pub async fn delete(&self, writer: &Writer, key: &str, options: &WriteOptions) -> Result<bool, ConfigError> {
         let Keyed { key, placed } = self.for_write(writer, key, Operation::Delete, options).await?;
         let once = options.once(&key, &"delete")?;
-        let judged = self.judge(writer, &placed, options.precondition).await?;
+        let placed = &placed;
+        let home = self.backend(&placed.home.backend)?;
+        let at_home = |precondition, elsewhere| async move {
+            let conditions = Conditions { precondition, once };
+            home.delete(writer, &placed.home.name, elsewhere, conditions).await
+        };
+        if once.is_some() && !placed.is_alone() {
+            // Before anything is cleared: what was done is not done again, and what is refused does nothing.
+            match at_home(Precondition::Never, false).await {
+                Err(WriteError::PreconditionFailed) => {}
+                done => return done.map_err(|error| options.error(error)),
+            }
+        }
         let mut elsewhere = false;
-        let at_home = match judged {
+        let precondition = match self.judge(writer, placed, options.precondition).await? {
             Judged::AtHome(Precondition::None) => {
                 // From beneath, so that what shows is the last to go.
                 for former in placed.former.iter().rev() {
@@ -72,35 +95,28 @@ impl Configs {
                 }
                 Precondition::None
             }
+            Judged::AtHome(Precondition::Match(etag)) => {
+                Precondition::Match(self.clear_beneath(writer, placed, &placed.home, etag, options).await?)
+            }
             Judged::AtHome(precondition) => {
                 self.check_condition(&placed.home, precondition)?;
-                for (former, etag) in self.standing(writer, &placed.former).await? {
-                    self.clear(writer, former, Precondition::Match(etag)).await?;
-                }
                 precondition
             }
             Judged::AtFormer(holder, etag) => {
-                self.check_condition(holder, Precondition::Match(etag))?;
-                for (former, etag) in self.standing(writer, &placed.former).await? {
-                    if former != holder {
-                        self.clear(writer, former, Precondition::Match(etag)).await?;
-                    }
-                }
+                let etag = self.clear_beneath(writer, placed, holder, etag, options).await?;
                 elsewhere = self.clear(writer, holder, Precondition::Match(etag)).await?;
                 if !elsewhere {
                     return Err(options.refused());
                 }
-                // What was written at home meanwhile is newer than this delete.
+                if once.is_none() {
+                    return Ok(true);
+                }
+                // For the request to be remembered. What was written at home meanwhile is newer than this delete.
                 Precondition::Absent
             }
-            Judged::Not => options.only_if_done(once)?,
+            Judged::Not => return Err(options.refused()),
         };
-        let conditions = Conditions {
-            precondition: at_home,
-            once,
-        };
-        let home = self.backend(&placed.home.backend)?;
-        match home.delete(writer, &placed.home.name, elsewhere, conditions).await {
+        match at_home(precondition, elsewhere).await {
             Err(WriteError::PreconditionFailed) if elsewhere => Ok(true),
             deleted => deleted.map_err(|error| options.error(error)),
         }
@@ -140,25 +156,100 @@ impl Configs {
         let judged = self.judge(writer, placed, options.precondition).await?;
         // What is cleared is what was there before the write. What comes later was put there by a strategy of another
         // mind, on a replica that is ahead or behind, and is not ours to lose.
-        let mut left_behind = self.standing(writer, &placed.former).await?;
-        let precondition = match judged {
-            Judged::AtHome(precondition) => precondition,
-            Judged::AtFormer(holder, etag) => {
-                let claimed = self.claim(writer, holder, etag, options).await?;
-                left_behind.retain(|(former, _)| *former != holder);
-                left_behind.push((holder, claimed));
-                Precondition::Absent
+        let left_behind = self.standing(writer, &placed.former).await?;
+        let (precondition, claimed) = match judged {
+            Judged::AtHome(precondition) => {
+                self.check_condition(&placed.home, precondition)?;
+                (precondition, None)
             }
-            Judged::Not => options.only_if_done(once)?,
+            Judged::AtFormer(holder, etag) => {
+                self.check_condition(&placed.home, Precondition::Absent)?;
+                let claimed = self.claim(writer, holder, etag, options).await?;
+                (Precondition::Absent, Some((holder, claimed)))
+            }
+            Judged::Not => return Err(options.refused()),
         };
-        self.check_condition(&placed.home, precondition)?;
         let conditions = Conditions { precondition, once };
         let written = home.write(writer, &placed.home.name, entry, conditions).await;
+        if let (Err(WriteError::PreconditionFailed), Some((holder, claimed))) = (&written, claimed) {
+            // Home holds something newer, and whoever wrote it could not clear what was claimed meanwhile.
+            self.clear(writer, holder, Precondition::Match(claimed)).await?;
+        }
         let written = written.map_err(|error| options.error(error))?;
-        for (former, etag) in left_behind {
-            self.clear(writer, former, Precondition::Match(etag)).await?;
+        for (former, entry) in left_behind {
+            match claimed.filter(|(holder, _)| *holder == former) {
+                None => _ = self.clear(writer, former, Precondition::Match(entry.etag)).await?,
+                Some((_, claimed)) => {
+                    let kept = self.clear(writer, former, Precondition::Match(claimed)).await?;
+                    // Somebody deleted what was claimed, and was told so: then nothing follows it.
+                    if !kept
+                        && self
+                            .clear(writer, &placed.home, Precondition::Match(written.etag))
+                            .await?
+                    {
+                        return Err(options.refused());
+                    }
+                }
+            }
         }
         Ok(Config::new(key, Origin::Home, &placed.home, written))
+    }
+
+    /// The answer to a request that was done before; and what it left undone, where it was cut off: what lies in former
+    /// homes under its answer is cleared, and what is newer than that is not its own.
+    async fn done(
+        &self,
+        writer: &Writer,
+        Keyed { key, placed }: &Keyed,
+        once: Once,
+        options: &WriteOptions,
+    ) -> Result<Option<Config>, ConfigError> {
+        let home = self.backend(&placed.home.backend)?;
+        let nothing = NewEntry {
+            value: bytes::Bytes::new(),
+            content_type: String::new(),
+        };
+        let conditions = Conditions {
+            precondition: Precondition::Never,
+            once: Some(once),
+        };
+        let answer = match home.write(writer, &placed.home.name, nothing, conditions).await {
+            Err(WriteError::PreconditionFailed) => return Ok(None),
+            answer => answer.map_err(|error| options.error(error))?,
+        };
+        let left_behind = self.standing(writer, &placed.former).await?;
+        let stands = home.read(writer, &placed.home.name).await?;
+        if stands.is_some_and(|stands| stands.etag == answer.etag) {
+            for (former, entry) in left_behind {
+                if entry.updated_at <= answer.updated_at {
+                    self.clear(writer, former, Precondition::Match(entry.etag)).await?;
+                }
+            }
+        }
+        Ok(Some(Config::new(key, Origin::Home, &placed.home, answer)))
+    }
+
+    /// Clears what former homes hold beneath `shown`, so that nothing comes up when that goes. It is claimed first: who
+    /// loses it to another has cleared nothing. Returns its etag.
+    async fn clear_beneath(
+        &self,
+        writer: &Writer,
+        placed: &Placed,
+        shown: &Place,
+        etag: Etag,
+        options: &WriteOptions,
+    ) -> Result<Etag, ConfigError> {
+        self.check_condition(shown, Precondition::Match(etag))?;
+        let mut beneath = self.standing(writer, &placed.former).await?;
+        beneath.retain(|(former, _)| *former != shown);
+        if beneath.is_empty() {
+            return Ok(etag);
+        }
+        let claimed = self.claim(writer, shown, etag, options).await?;
+        for (former, entry) in beneath {
+            self.clear(writer, former, Precondition::Match(entry.etag)).await?;
+        }
+        Ok(claimed)
     }
 
     /// What has to hold at home, or in a former home, for the precondition to hold of what a read would return.
@@ -184,16 +275,16 @@ impl Configs {
     }
 
     /// What the former homes hold.
-    async fn standing<'p>(&self, writer: &Writer, former: &'p [Place]) -> Result<Vec<(&'p Place, Etag)>, ConfigError> {
+    async fn standing<'p>(&self, writer: &Writer, former: &'p [Place]) -> Result<Vec<(&'p Place, Entry)>, ConfigError> {
         let mut standing = Vec::new();
         for place in former {
             let entry = self.backend(&place.backend)?.read(writer, &place.name).await?;
-            standing.extend(entry.map(|entry| (place, entry.etag)));
+            standing.extend(entry.map(|entry| (place, entry)));
         }
         Ok(standing)
     }
 
-    /// Writes what a former home holds once more, so that of all who have its etag one can go on. Returns the new one.
+    /// Writes what a place holds once more, so that of all who have its etag one can go on. Returns the new one.
     async fn claim(
         &self,
         writer: &Writer,
@@ -270,14 +361,6 @@ impl WriteOptions {
         let mut digest = [0; 32];
         digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &whole).as_ref());
         Ok(Some(Once { id, digest }))
-    }
-
-    /// For a precondition that does not hold: a request that was done before gets its answer all the same.
-    fn only_if_done(&self, once: Option<Once>) -> Result<Precondition, ConfigError> {
-        match once {
-            Some(_) => Ok(Precondition::Never),
-            None => Err(self.refused()),
-        }
     }
 
     /// The precondition does not hold.

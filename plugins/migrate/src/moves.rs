@@ -84,6 +84,10 @@ impl Moves {
                     let message = format!("`{}` is not granted; granted are: {granted}", place.backend);
                     problems.push(problem(path(&format!("{key}/backend")), message));
                 }
+                if !is_namespace(&place.namespace) {
+                    let message = "0 to 4 segments [A-Za-z0-9_-]* joined by \"/\", each ending in a letter or digit";
+                    problems.push(problem(path(&format!("{key}/namespace")), message.to_owned()));
+                }
             }
             if moved.from == moved.to {
                 problems.push(problem(path("to"), "the very place that it moves from".to_owned()));
@@ -119,6 +123,17 @@ impl Moves {
             [&moved.from, &moved.to]
         })
     }
+}
+
+/// As `strategy.wit` says of a placement's namespace: better told here than with every request.
+fn is_namespace(text: &str) -> bool {
+    let is_segment = |segment: &str| {
+        segment.ends_with(|last: char| last.is_ascii_alphanumeric())
+            && segment
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    };
+    text.is_empty() || (text.len() <= 256 && text.split('/').count() <= 4 && text.split('/').all(is_segment))
 }
 
 /// FNV-1a, and the finalizer of `SplitMix64` for its low bits. With the tag, so that the same tenants are not first in
@@ -190,6 +205,12 @@ mod tests {
         assert_eq!(
             problems(r#"{"t_": {"from": {"backend": "old"}, "to": {"backend": "new"}, "percent": 101}}"#),
             ["/t_/to/backend", "/t_/percent"]
+        );
+        assert_eq!(
+            problems(
+                r#"{"t_": {"from": {"backend": "old"}, "to": {"backend": "old", "namespace": "a_"}, "percent": 5}}"#
+            ),
+            ["/t_/to/namespace"]
         );
         assert_eq!(
             problems(r#"{"t_": {"from": {"backend": "old"}, "to": {"backend": "old"}, "percent": 5}}"#),

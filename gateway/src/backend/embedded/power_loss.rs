@@ -144,6 +144,13 @@ impl Medium for Power {
     }
 }
 
+/// A disk with a store on it that is empty.
+fn formatted() -> Power {
+    let power = Power::on(Vec::new(), None);
+    super::store::format(&power.open().unwrap()).unwrap();
+    power
+}
+
 fn open(power: &Power) -> Result<Embedded, OpenError> {
     Embedded::over(power.clone(), 3, Clock::system())
 }
@@ -255,9 +262,7 @@ fn disagreement(store: &Embedded) -> Result<(), String> {
 async fn lose_power(seed: u64, rounds: usize, lies: bool) -> Option<String> {
     let mut random = fastrand::Rng::with_seed(seed);
     // A new store gets its name when it is whole, so that there is none to be found half made.
-    let fresh = Power::on(Vec::new(), None);
-    drop(open(&fresh).unwrap());
-    let mut image = fresh.image(&mut random);
+    let mut image = formatted().image(&mut random);
     let mut expected = Expected::new();
     for round in 0..rounds {
         // Also while it is being opened, which repairs what the last loss left behind.
@@ -305,7 +310,7 @@ fn entry(value: &str) -> NewEntry {
 
 #[tokio::test]
 async fn a_disk_without_room_is_an_error_to_the_writer_and_reads_go_on() {
-    let power = Power::on(Vec::new(), None);
+    let power = formatted();
     let store = open(&power).unwrap();
     let acme = VerifiedTenant::for_tests("acme");
     let name = name(&acme, "t_a");
@@ -332,7 +337,7 @@ async fn a_disk_without_room_is_an_error_to_the_writer_and_reads_go_on() {
 
 #[tokio::test]
 async fn a_disk_that_fails_is_opened_again_and_nothing_acknowledged_is_lost() {
-    let power = Power::on(Vec::new(), None);
+    let power = formatted();
     let store = open(&power).unwrap();
     let acme = VerifiedTenant::for_tests("acme");
     let name = name(&acme, "t_a");

@@ -49,7 +49,7 @@ impl OnDisk {
         };
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let fresh = NamedTempFile::new_in(folder)?;
-        drop(open(&Self(fresh.path().to_owned()))?);
+        format(&Database::create(fresh.path()).map_err(redb::Error::from)?)?;
         match fresh.persist_noclobber(path) {
             // Another process was faster. Which of the two may have it is seen when it is opened.
             Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => return Err(error.error.into()),
@@ -61,7 +61,8 @@ impl OnDisk {
 
 impl Medium for OnDisk {
     fn open(&self) -> Result<Database, redb::DatabaseError> {
-        Database::builder().set_cache_size(CACHE_BYTES).create(&self.0)
+        // Never `create`: where a volume has gone, an empty store would take its place and answer for it.
+        Database::builder().set_cache_size(CACHE_BYTES).open(&self.0)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -150,7 +151,7 @@ impl Store {
                             tracing::info!("the embedded store is open again");
                             return;
                         }
-                        Err(error) => tracing::debug!(%error, "the embedded store does not open"),
+                        Err(error) => tracing::warn!(%error, "the embedded store does not open"),
                     }
                     drop(store);
                     thread::park_timeout(pause);
@@ -182,20 +183,22 @@ fn check_format(database: &Database) -> Result<(), OpenError> {
             Err(error) => Err(error.into()),
         }
     };
-    let create = || -> Result<(), redb::Error> {
-        let transaction = database.begin_write()?;
-        transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
-        // So that readers find them.
-        transaction.open_table(VALUES)?;
-        transaction.open_table(HISTORY)?;
-        transaction.open_table(CHANGES)?;
-        transaction.open_table(REQUESTS)?;
-        transaction.open_table(REQUEST_AGES)?;
-        Ok(transaction.commit()?)
-    };
     match read()? {
         Some(FORMAT) => Ok(()),
         Some(other) => Err(OpenError::Format(other)),
-        None => Ok(create()?),
+        None => Err(OpenError::Database("it has none of our tables".to_owned())),
     }
+}
+
+/// Makes an empty database a store.
+pub(super) fn format(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+    // So that readers find them.
+    transaction.open_table(VALUES)?;
+    transaction.open_table(HISTORY)?;
+    transaction.open_table(CHANGES)?;
+    transaction.open_table(REQUESTS)?;
+    transaction.open_table(REQUEST_AGES)?;
+    Ok(transaction.commit()?)
 }

@@ -174,6 +174,19 @@ fn a_store_of_another_format_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_file_that_is_no_store_is_not_made_one() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("store.redb");
+    std::fs::write(&path, b"").unwrap();
+    assert!(Embedded::open(&path, 10, Clock::system()).is_err());
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+    std::fs::remove_file(&path).unwrap();
+    drop(Database::create(&path).unwrap());
+    let error = Embedded::open(&path, 10, Clock::system()).err().unwrap();
+    assert!(matches!(error, OpenError::Database(_)), "{error}");
+}
+
+#[test]
 fn the_file_is_for_this_user_alone() {
     use std::os::unix::fs::PermissionsExt;
 

@@ -385,6 +385,150 @@ async fn a_request_is_done_once_also_where_it_moves_a_key() {
     }
 }
 
+fn with_id(id: u128) -> WriteOptions {
+    WriteOptions {
+        request_id: Some(uuid::Uuid::from_u128(id)),
+        ..WriteOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn a_delete_that_is_refused_for_its_id_has_cleared_nothing() {
+    let stores = Stores::new();
+    let before = stores.deciding(json!({ "home": ["b", "old"] })).await;
+    let after = stores.deciding(moved()).await;
+    after
+        .put(&writer("acme"), "t_other", entry("x"), &with_id(1))
+        .await
+        .unwrap();
+    put(&before, "old").await;
+    let refused = after.delete(&writer("acme"), KEY, &with_id(1)).await;
+    assert!(matches!(refused, Err(ConfigError::RequestReused)), "{refused:?}");
+    assert_eq!(value(&after).await.unwrap(), "old");
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_leaves_what_came_after_it_alone() {
+    let stores = Stores::new();
+    let behind = stores
+        .deciding(json!({ "home": ["b", ""], "former": [["a", ""]] }))
+        .await;
+    let ahead = stores
+        .deciding(json!({ "home": ["a", ""], "former": [["b", ""]] }))
+        .await;
+    let first = ahead
+        .put(&writer("acme"), KEY, entry("first"), &with_id(1))
+        .await
+        .unwrap();
+    put(&behind, "second").await;
+    let again = ahead
+        .put(&writer("acme"), KEY, entry("first"), &with_id(1))
+        .await
+        .unwrap();
+    assert_eq!(again, first);
+    assert_eq!(
+        (value(&ahead).await.unwrap(), value(&behind).await.unwrap()),
+        ("second".into(), "second".into())
+    );
+
+    assert!(ahead.delete(&writer("acme"), KEY, &with_id(2)).await.unwrap());
+    put(&behind, "third").await;
+    assert!(ahead.delete(&writer("acme"), KEY, &with_id(2)).await.unwrap());
+    assert_eq!(value(&ahead).await.unwrap(), "third");
+}
+
+#[tokio::test]
+async fn a_request_that_was_cut_off_is_completed_by_its_repetition() {
+    let stores = Stores::new();
+    let before = stores.deciding(json!({ "home": ["b", "old"] })).await;
+    let after = stores.deciding(moved()).await;
+    for calls in 0..20 {
+        put(&before, "old").await;
+        stores.fuse.arm(calls, Cut::After);
+        let id = 100 + calls as u128;
+        let done = after.put(&writer("acme"), KEY, entry("new"), &with_id(id)).await;
+        let blown = stores.fuse.disarm();
+        assert_eq!(done.is_ok(), !blown);
+        after
+            .put(&writer("acme"), KEY, entry("new"), &with_id(id))
+            .await
+            .unwrap();
+        assert_eq!(
+            (value(&after).await.unwrap().as_str(), value(&before).await),
+            ("new", None),
+            "cut after {calls}"
+        );
+        delete_if(&after, Precondition::None).await.unwrap();
+        if !blown {
+            return;
+        }
+    }
+    panic!("it never came to its end");
+}
+
+#[tokio::test]
+async fn a_rollback_that_is_repeated_is_answered_though_the_past_has_moved_away() {
+    let stores = Stores::new();
+    let before = stores.deciding(json!({ "home": ["b", "old"] })).await;
+    let after = stores.deciding(moved()).await;
+    for value in ["1", "2", "3"] {
+        put(&before, value).await;
+    }
+    let first = after.rollback(&writer("acme"), KEY, 2, &with_id(1)).await.unwrap();
+    let again = after.rollback(&writer("acme"), KEY, 2, &with_id(1)).await.unwrap();
+    assert_eq!(first, again);
+}
+
+#[tokio::test]
+async fn a_writer_who_loses_to_another_leaves_nothing_under_its_value() {
+    let stores = Stores::new();
+    let before = stores.deciding(json!({ "home": ["b", "old"] })).await;
+    let after = std::sync::Arc::new(stores.deciding(moved()).await);
+    for round in 0..100 {
+        let etag = put(&before, "old").await.entry.etag;
+        let writes = [Precondition::None, Precondition::Match(etag)].map(|precondition| {
+            let after = after.clone();
+            tokio::spawn(async move { put_if(&after, "new", precondition).await.map(drop) })
+        });
+        for write in writes {
+            let done = write.await.unwrap();
+            assert!(matches!(done, Ok(()) | Err(ConfigError::Changed)), "{done:?}");
+        }
+        assert_eq!(value(&before).await, None, "round {round}");
+        assert_eq!(value(&after).await.unwrap(), "new");
+        delete_if(&after, Precondition::None).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_past_of_a_deleted_key_has_more_than_one_page() {
+    let stores = Stores::new();
+    let before = stores.deciding(json!({ "home": ["b", "old"] })).await;
+    let after = stores.deciding(moved()).await;
+    for value in ["1", "2", "3"] {
+        put(&before, value).await;
+    }
+    delete_if(&after, Precondition::None).await.unwrap();
+    let context = Context::default();
+    let (mut page_token, mut found) = (String::new(), Vec::new());
+    loop {
+        let request = HistoryRequest {
+            key: KEY,
+            page_size: 2,
+            page_token: &page_token,
+            context: &context,
+            scope: Scope::Own,
+        };
+        let page = after.history(&reader("acme"), request).await.unwrap();
+        found.extend(page.versions.into_iter().map(|config| config.entry.value));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        page_token = page.next_page_token;
+    }
+    assert_eq!(found, ["3", "2", "1"]);
+}
+
 /// Something that changes a key, given what a read returns.
 #[derive(Debug, Clone, Copy)]
 enum Change {
