@@ -91,12 +91,12 @@ impl Store {
         self.database.load_full()
     }
 
-    /// Reads. What makes redb panic is damage.
+    /// Reads. What makes redb panic is damage, of this page and maybe of no other: that alone has nothing opened again.
     pub(super) fn read<T>(
         self: &Arc<Self>,
         read: impl FnOnce(&Database) -> Result<T, BackendError>,
     ) -> Result<T, BackendError> {
-        self.attempt(read)
+        self.attempt(BackendError::Damaged, read)
     }
 
     /// Writes what takes at most `bytes` of the medium, if there is room.
@@ -109,11 +109,12 @@ impl Store {
         if self.medium.free_bytes().is_ok_and(|free| free < bytes) {
             return Err(BackendError::Full);
         }
-        self.attempt(write)
+        self.attempt(BackendError::Away, write)
     }
 
     fn attempt<T>(
         self: &Arc<Self>,
+        panicked: fn(String) -> BackendError,
         attempt: impl FnOnce(&Database) -> Result<T, BackendError>,
     ) -> Result<T, BackendError> {
         let Some(database) = self.database() else {
@@ -123,7 +124,7 @@ impl Store {
         };
         // What panicked is not used again: a transaction ends with the attempt, the database with the failure.
         let result = catch_unwind(AssertUnwindSafe(|| attempt(&database)));
-        let result = result.unwrap_or_else(|_| Err(BackendError::Away("its pages contradict each other".to_owned())));
+        let result = result.unwrap_or_else(|_| Err(panicked("its pages contradict each other".to_owned())));
         if let Err(BackendError::Away(why)) = &result {
             self.reopen(database, why);
         }

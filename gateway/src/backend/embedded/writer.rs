@@ -245,7 +245,9 @@ impl Group {
             content_type: put.map_or("", |entry| &entry.content_type),
             value: put.map_or(&[], |entry| &entry.value),
         };
-        tables.put(path, &record, self.history)?;
+        // Cut short in the middle it leaves tables that nothing may be committed of.
+        let cut = |error: BackendError| BackendError::Away(error.to_string());
+        tables.put(path, &record, self.history).map_err(cut)?;
         Ok(match standing {
             Some(standing) if put.is_none() => Outcome::Stood(standing.entry),
             _ => Outcome::Stood(record.entry(true)),
