@@ -1,8 +1,12 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 mod cut;
+mod cuts;
+mod key;
 mod model;
+mod overlap;
 mod placements;
+mod repeated;
 mod scripted;
 
 use std::sync::Mutex;
