@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
-mod cut;
 mod cuts;
+mod fuse;
 mod key;
 mod model;
 mod overlap;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use super::cut::Cut;
+use super::fuse::Cut;
 use super::scripted::{Stores, layer};
 use super::{entry, reader, writer};
 use crate::backend::Precondition;

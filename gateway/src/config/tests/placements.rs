@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::cut::Cut;
+use super::fuse::Cut;
 use super::key::{KEY, delete_if, get, get_in, keys, moved, options, put, put_if, value};
 use super::scripted::Stores;
 use super::{entry, reader, writer};

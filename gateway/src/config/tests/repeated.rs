@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::cut::Cut;
+use super::fuse::Cut;
 use super::key::{KEY, delete_if, moved, put, value};
 use super::scripted::Stores;
 use super::{entry, writer};

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::cut::{Fuse, Fused};
+use super::fuse::{Fuse, Fused};
 use crate::app::strategy_catalog;
 use crate::backend::embedded::Embedded;
 use crate::backend::{Backend, Catalog};
