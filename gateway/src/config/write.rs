@@ -181,8 +181,10 @@ impl Configs {
                 None => _ = self.clear(writer, former, Precondition::Match(entry.etag)).await?,
                 Some((_, claimed)) => {
                     let kept = self.clear(writer, former, Precondition::Match(claimed)).await?;
-                    // Somebody deleted what was claimed, and was told so: then nothing follows it.
+                    // Somebody deleted what was claimed, and was told so: then nothing follows it. A home that cannot
+                    // judge an etag is left alone: what stands there may be newer.
                     if !kept
+                        && home.capabilities().if_match
                         && self
                             .clear(writer, &placed.home, Precondition::Match(written.etag))
                             .await?
