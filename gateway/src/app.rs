@@ -12,13 +12,14 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::dynamodb::{self, DynamoDb};
 use crate::backend::embedded::{self, Embedded};
-use crate::backend::{Backend, Catalog};
+use crate::backend::{AwsSettings, Backend, Catalog, NoRegion};
 use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
 use crate::identity::{Identity, KeySets, KeysError};
 use crate::server::{Readiness, serve_grpc, serve_ops};
-use crate::settings::{BackendKind, KeyFile, Listen, Settings, Source};
+use crate::settings::{BackendKind, BackendSettings, KeyFile, Listen, Settings, Source};
 use crate::strategy::{self, Engine, Registry};
 
 /// Shortest secret that page tokens are sealed with, in bytes.
@@ -49,6 +50,14 @@ pub enum StartError {
         path: PathBuf,
         /// Why.
         error: embedded::OpenError,
+    },
+    /// A store whose place is not known.
+    #[error("backends.{id}.region: {error}")]
+    Region {
+        /// Which.
+        id: String,
+        /// Why.
+        error: NoRegion,
     },
     /// The secret of page tokens.
     #[error("server.page_token_key = {path}: {problem}", path = path.display())]
@@ -85,7 +94,7 @@ impl App {
         };
         let keys = KeySets::open(&settings.identity).await?;
         let identity = Arc::new(Identity::new(&settings.identity, Arc::clone(&keys), clock.clone()));
-        let catalog = open_catalog(&settings, &clock)?;
+        let catalog = open_catalog(&settings, &clock).await?;
         let registry = Arc::new(load_strategies(&settings).await?);
         let page_tokens = page_tokens(&settings, &clock)?;
         let configs = Arc::new(Configs::new(Arc::clone(&registry), catalog, page_tokens));
@@ -175,8 +184,9 @@ pub fn strategy_catalog(settings: &Settings) -> Vec<strategy::Backend> {
             kind: backend.kind.to_string(),
             max_value_bytes: match backend.kind {
                 BackendKind::Embedded => embedded::CAPABILITIES.max_value_bytes,
-                // Settings with other kinds do not resolve yet.
-                BackendKind::DynamoDb | BackendKind::Ssm => 0,
+                BackendKind::DynamoDb => dynamodb::CAPABILITIES.max_value_bytes,
+                // Settings with others do not resolve yet.
+                BackendKind::Ssm => 0,
             },
             attributes: backend.attributes.clone().into_iter().collect(),
         })
@@ -205,19 +215,58 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Sta
         .map_err(|error| StartError::Bind { key, address, error })
 }
 
-fn open_catalog(settings: &Settings, clock: &Clock) -> Result<Catalog, StartError> {
+async fn open_catalog(settings: &Settings, clock: &Clock) -> Result<Catalog, StartError> {
     let mut backends: BTreeMap<Arc<str>, Arc<dyn Backend>> = BTreeMap::new();
     for (id, backend) in &settings.backends {
-        // Settings without a path, or of another kind, do not resolve.
-        let Some(path) = &backend.path else { continue };
-        let store = Embedded::open(path, backend.history, clock.clone()).map_err(|error| StartError::Store {
-            id: id.clone(),
-            path: path.clone(),
-            error,
-        })?;
-        backends.insert(id.as_str().into(), Arc::new(store));
+        backends.insert(
+            id.as_str().into(),
+            open(id, backend, settings.limits.tenants, clock).await?,
+        );
     }
     Ok(Catalog::new(backends))
+}
+
+async fn open(
+    id: &str,
+    backend: &BackendSettings,
+    tenants: u32,
+    clock: &Clock,
+) -> Result<Arc<dyn Backend>, StartError> {
+    match (backend.kind, &backend.path, &backend.table) {
+        (BackendKind::Embedded, Some(path), _) => {
+            let store = Embedded::open(path, backend.history(), clock.clone());
+            let store = store.map_err(|error| StartError::Store {
+                id: id.to_owned(),
+                path: path.clone(),
+                error,
+            })?;
+            Ok(Arc::new(store))
+        }
+        (BackendKind::DynamoDb, _, Some(table)) => {
+            let store = DynamoDb::open(at_aws(id, backend, tenants), table, backend.history_ttl, clock.clone());
+            let store = store.await.map_err(|error| StartError::Region {
+                id: id.to_owned(),
+                error,
+            })?;
+            Ok(Arc::new(store))
+        }
+        // Settings that lack what their kind needs do not resolve.
+        (kind, ..) => Err(StartError::Machine(format!("backends.{id}: {kind} is not built yet"))),
+    }
+}
+
+/// How a backend at AWS is reached, for so many tenants.
+#[must_use]
+pub fn at_aws(id: &str, backend: &BackendSettings, tenants: u32) -> AwsSettings {
+    AwsSettings {
+        id: id.into(),
+        region: backend.region.clone(),
+        endpoint_url: backend.endpoint_url.clone(),
+        tenant_role: backend.tenant_role.clone(),
+        timeout: backend.timeout(),
+        in_flight: backend.in_flight(),
+        tenants,
+    }
 }
 
 fn page_tokens(settings: &Settings, clock: &Clock) -> Result<PageTokens, StartError> {

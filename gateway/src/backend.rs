@@ -3,8 +3,10 @@
 //! Every call carries the tenant of the verified token beside the physical name: the third wall. A backend derives
 //! what it touches from the token's tenant and refuses a name of another's, whatever the walls before it let through.
 
+mod aws;
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod dynamodb;
 pub mod embedded;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
+
+pub use aws::{AwsSettings, NoRegion};
 
 use crate::identity::VerifiedTenant;
 use crate::key::{Etag, Name};
@@ -65,6 +69,17 @@ pub struct Entry {
     pub updated_at: SystemTime,
     /// The subject that wrote it.
     pub updated_by: String,
+}
+
+/// What a look at many names says of one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadMany {
+    /// It stands.
+    Found(Entry),
+    /// Nothing stands there.
+    Nothing,
+    /// The values of others took all the room there was.
+    Unread,
 }
 
 /// What is written. Who writes is the token's subject.
@@ -185,6 +200,32 @@ pub trait Backend: Send + Sync {
 
     /// What stands at `name`.
     async fn read(&self, tenant: &VerifiedTenant, name: &PhysicalName) -> Result<Option<Entry>, BackendError>;
+
+    /// What stands at each of the names, in their order, each for itself. No further value once so many `bytes` of them are
+    /// together.
+    async fn read_many(
+        &self,
+        tenant: &VerifiedTenant,
+        names: &[&PhysicalName],
+        bytes: usize,
+    ) -> Vec<Result<ReadMany, BackendError>> {
+        let mut read = Vec::with_capacity(names.len());
+        let mut together = 0;
+        for name in names {
+            if together >= bytes {
+                read.push(Ok(ReadMany::Unread));
+                continue;
+            }
+            read.push(self.read(tenant, name).await.map(|found| match found {
+                None => ReadMany::Nothing,
+                Some(entry) => {
+                    together += entry.value.len();
+                    ReadMany::Found(entry)
+                }
+            }));
+        }
+        read
+    }
 
     /// The newest state of `name` that had this version, standing or not, as far back as history is kept.
     async fn read_version(

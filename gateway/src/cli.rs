@@ -11,6 +11,7 @@ mod get;
 mod history;
 mod import;
 mod list;
+mod provision;
 mod put;
 mod rollback;
 mod serve;
@@ -40,6 +41,8 @@ enum Command {
     Serve(serve::Serve),
     /// Read a settings file, load its strategies, and report
     Check(check::Check),
+    /// Make what the stores at AWS need
+    Provision(provision::Provision),
     /// Mint a token that a gateway in development mode accepts
     Token(token::Token),
     /// Read a key
@@ -84,6 +87,7 @@ pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Provision(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Get(command) => client::block_on(command.run()),
         Command::Put(command) => client::block_on(command.run()),

@@ -10,6 +10,13 @@ pub fn jittered(duration: Duration) -> Duration {
     duration.mul_f64(fastrand::f64().mul_add(-0.1, 1.0))
 }
 
+/// Waits between attempts: up to the first, then up to twice as long each time, and at most up to the longest. Each is drawn, so that what failed
+/// together does not come back together. It has no end.
+pub fn backoff((first, longest): (Duration, Duration)) -> impl Iterator<Item = Duration> {
+    let ceilings = std::iter::successors(Some(first.min(longest)), move |wait| Some((*wait * 2).min(longest)));
+    ceilings.map(|ceiling| ceiling.mul_f64(fastrand::f64()))
+}
+
 /// Tells the wall time. Clones tell the same.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Option<Arc<AtomicU64>>);

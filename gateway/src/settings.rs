@@ -137,29 +137,50 @@ pub struct IdentitySettings {
 pub struct BackendSettings {
     /// Which store it is.
     pub kind: BackendKind,
-    /// `embedded`: the store's file.
-    pub path: Option<PathBuf>,
-    /// `embedded`: how many versions of a key are kept, deletions included.
-    #[serde(default = "hundred")]
-    pub history: u32,
     /// What strategies learn of it.
     #[serde(default)]
     pub attributes: BTreeMap<String, String>,
-    // What follows belongs to stores that are not built yet.
-    table: Option<String>,
-    region: Option<String>,
-    tenant_role: Option<String>,
+    /// `embedded`: the store's file.
+    pub path: Option<PathBuf>,
+    history: Option<u32>,
+    /// `dynamodb`: the table.
+    pub table: Option<String>,
+    /// `dynamodb`: how long a version is kept after it was written; for ever, if it does not say. What stands is kept.
+    #[serde(default, with = "humantime_serde")]
+    pub history_ttl: Option<Duration>,
+    /// Stores at AWS: where. What AWS's own tools would take, if it does not say.
+    pub region: Option<String>,
+    /// Stores at AWS: a server of another address.
+    pub endpoint_url: Option<String>,
+    /// Stores at AWS: the ARN of a role that is assumed for each tenant, with the session tag `TenantId`.
+    pub tenant_role: Option<String>,
     #[serde(default, with = "humantime_serde")]
     timeout: Option<Duration>,
     in_flight: Option<u32>,
-    endpoint_url: Option<String>,
+    // What follows belongs to stores that are not built yet.
     root: Option<String>,
     kms_key: Option<String>,
     requests_per_second: Option<u32>,
 }
 
-fn hundred() -> u32 {
-    100
+impl BackendSettings {
+    /// `embedded`: how many versions of a key are kept, deletions included.
+    #[must_use]
+    pub fn history(&self) -> u32 {
+        self.history.unwrap_or(100)
+    }
+
+    /// Stores at AWS: of one operation, its calls and their retries included.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(Duration::from_secs(2))
+    }
+
+    /// Stores at AWS: calls at once. More wait.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.unwrap_or(64)
+    }
 }
 
 /// `[strategies.<name>]`

@@ -16,6 +16,14 @@ pub(super) struct Found<'p> {
     pub(super) entry: Entry,
 }
 
+/// Where a key is looked for, in order.
+pub(super) fn layers(placed: &Placed) -> impl Iterator<Item = (Origin, &Place)> {
+    // A write that moves a key writes home before it clears a former home. So who saw it in neither looks at home
+    // again: it was between the two.
+    let again = (!placed.former.is_empty()).then_some((Origin::Home, &placed.home));
+    placed.own().chain(again).chain(placed.beneath())
+}
+
 impl Configs {
     /// What stands at `key`; or what stood there, if `version` is not 0.
     pub async fn get(
@@ -43,10 +51,7 @@ impl Configs {
         tenant: &VerifiedTenant,
         placed: &'p Placed,
     ) -> Result<Option<Found<'p>>, ConfigError> {
-        // A write that moves a key writes home before it clears a former home. So who saw it in neither looks at home
-        // again: it was between the two.
-        let again = (!placed.former.is_empty()).then_some((Origin::Home, &placed.home));
-        for (origin, place) in placed.own().chain(again).chain(placed.beneath()) {
+        for (origin, place) in layers(placed) {
             if let Some(entry) = self.backend(&place.backend)?.read(tenant, &place.name).await? {
                 return Ok(Some(Found { origin, place, entry }));
             }

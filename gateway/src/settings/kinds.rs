@@ -56,7 +56,7 @@ impl fmt::Display for Permission {
 pub enum BackendKind {
     /// One file on this machine.
     Embedded,
-    /// Amazon `DynamoDB`.
+    /// Amazon DynamoDB.
     DynamoDb,
     /// AWS Systems Manager Parameter Store.
     Ssm,

@@ -57,6 +57,25 @@ impl Settings {
 const MAX_DURATION: Duration = Duration::from_hours(100 * 365 * 24);
 /// Most versions of a key.
 const MAX_HISTORY: u32 = 10_000;
+/// Shortest time that a version is kept, where it is not kept for ever.
+const MIN_KEPT: Duration = Duration::from_hours(1);
+/// Shortest time for an operation of a store at AWS: below it no retry would have room.
+const MIN_CALL: Duration = Duration::from_millis(100);
+/// Most calls at once to one store.
+const MAX_IN_FLIGHT: u32 = 10_000;
+/// Keys of `[backends.<id>]`, and the kinds that have them. All have the others.
+const KEYS: &[(&str, &[BackendKind])] = &[
+    ("path", &[BackendKind::Embedded]),
+    ("history", &[BackendKind::Embedded]),
+    ("table", &[BackendKind::DynamoDb]),
+    ("history_ttl", &[BackendKind::DynamoDb]),
+    ("region", AT_AWS),
+    ("endpoint_url", AT_AWS),
+    ("tenant_role", AT_AWS),
+    ("timeout", AT_AWS),
+    ("in_flight", AT_AWS),
+];
+const AT_AWS: &[BackendKind] = &[BackendKind::DynamoDb, BackendKind::Ssm];
 /// Most fuel of a call, some seconds' worth.
 const MAX_FUEL: u64 = 10_000_000_000;
 /// Longest call.
@@ -134,7 +153,7 @@ impl Check<'_, '_> {
         match &identity.jwks {
             Some(Source::File(_)) => {}
             Some(Source::Url(url)) => self.require(
-                url.starts_with("https://") || is_loopback(url),
+                is_confidential(url),
                 "identity.jwks",
                 "keys over plaintext can be replaced on their way: https://, or http:// on loopback",
             ),
@@ -170,30 +189,108 @@ impl Check<'_, '_> {
             &format!("backends.{id}"),
             "an id is 1 to 64 of [A-Za-z0-9_-]",
         );
-        if backend.kind == BackendKind::Embedded {
+        self.keys_are_of_the_kind(id, backend.kind);
+        match backend.kind {
+            BackendKind::Embedded => {
+                self.require(
+                    backend.path.as_ref().is_some_and(|path| !path.as_os_str().is_empty()),
+                    &key("path"),
+                    "an embedded store needs the path of its file",
+                );
+                self.require(
+                    (1..=MAX_HISTORY).contains(&backend.history()),
+                    &key("history"),
+                    "between 1, the version that stands, and 10_000",
+                );
+            }
+            BackendKind::DynamoDb => {
+                self.require(
+                    backend.table.as_deref().is_some_and(is_table),
+                    &key("table"),
+                    "a DynamoDB store needs the name of its table: 3 to 255 of [A-Za-z0-9_.-]",
+                );
+                let kept = backend.history_ttl;
+                self.require(
+                    kept.is_none_or(|kept| (MIN_KEPT..=MAX_DURATION).contains(&kept)),
+                    &key("history_ttl"),
+                    "between 1h and 100 years; without it versions are kept for ever",
+                );
+                self.at_aws(id, backend);
+            }
+            BackendKind::Ssm => {
+                let message = "ssm is not built yet: use kind = \"dynamodb\" or \"embedded\"";
+                self.require(false, &key("kind"), message);
+            }
+        }
+    }
+
+    fn at_aws(&mut self, id: &str, backend: &BackendSettings) {
+        let key = |key: &str| format!("backends.{id}.{key}");
+        self.require(
+            backend.region.as_ref().is_none_or(|region| is_id(region)),
+            &key("region"),
+            "a region such as eu-west-1",
+        );
+        self.require(
+            backend.endpoint_url.as_deref().is_none_or(is_confidential),
+            &key("endpoint_url"),
+            "https://, or http:// on loopback",
+        );
+        self.require(
+            backend.tenant_role.as_deref().is_none_or(is_role),
+            &key("tenant_role"),
+            "the ARN of a role, as in arn:aws:iam::111122223333:role/tagway-tenant",
+        );
+        self.require(
+            (MIN_CALL..=MAX_DURATION).contains(&backend.timeout()),
+            &key("timeout"),
+            "at least 100ms",
+        );
+        self.require(
+            (1..=MAX_IN_FLIGHT).contains(&backend.in_flight()),
+            &key("in_flight"),
+            "between 1 and 10_000",
+        );
+    }
+
+    fn keys_are_of_the_kind(&mut self, id: &str, kind: BackendKind) {
+        let mut foreign = Vec::new();
+        self.document.each(|path, _, _| {
+            let key = path
+                .strip_prefix("backends.")
+                .and_then(|rest| rest.strip_prefix(id)?.strip_prefix('.'));
+            let kinds = KEYS.iter().find(|(name, _)| Some(*name) == key);
+            if kinds.is_some_and(|(_, kinds)| !kinds.contains(&kind)) {
+                foreign.push(path.to_owned());
+            }
+        });
+        for path in foreign {
             self.require(
-                backend.path.as_ref().is_some_and(|path| !path.as_os_str().is_empty()),
-                &key("path"),
-                "an embedded store needs the path of its file",
+                false,
+                &path,
+                &format!("a store of the kind {kind} has no such key: leave it out"),
             );
-            self.require(
-                (1..=MAX_HISTORY).contains(&backend.history),
-                &key("history"),
-                "between 1, the version that stands, and 10_000",
-            );
-        } else {
-            let message = format!("{} is not built yet: use kind = \"embedded\"", backend.kind);
-            self.require(false, &key("kind"), &message);
         }
     }
 
     fn stores_are_not_shared(&mut self, backends: &BTreeMap<String, BackendSettings>) {
         let mut owners = BTreeMap::new();
         for (id, backend) in backends {
-            let Some(path) = &backend.path else { continue };
-            if let Some(owner) = owners.insert(path, id) {
-                let message = format!("is the file of backends.{owner} too; a store has one owner");
-                self.require(false, &format!("backends.{id}.path"), &message);
+            let BackendSettings {
+                path,
+                table,
+                region,
+                endpoint_url,
+                ..
+            } = backend;
+            if path.is_none() && table.is_none() {
+                continue;
+            }
+            if let Some(owner) = owners.insert((path, table, region, endpoint_url), id) {
+                let key = if path.is_some() { "path" } else { "table" };
+                let message =
+                    format!("is the {key} of backends.{owner} too; a move between the two would lose what it moves");
+                self.require(false, &format!("backends.{id}.{key}"), &message);
             }
         }
     }
@@ -285,6 +382,25 @@ fn is_id(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+/// Amazon's DynamoDB developer guide, "Naming rules".
+fn is_table(name: &str) -> bool {
+    (3..=255).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+fn is_role(arn: &str) -> bool {
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    matches!(parts[..], ["arn", _, "iam", "", account, role]
+        if account.len() == 12 && role.strip_prefix("role/").is_some_and(|name| !name.is_empty()))
+}
+
+/// Whether nobody on the way reads what goes there.
+fn is_confidential(url: &str) -> bool {
+    reqwest::Url::parse(url).is_ok() && (url.starts_with("https://") || is_loopback(url))
 }
 
 fn is_loopback(url: &str) -> bool {

@@ -1,0 +1,215 @@
+//! What the stores at AWS have in common: how they are reached, whose credentials a call carries, how many calls run at
+//! once, and what their failures mean.
+//!
+//! Where a role is named, each tenant has a client of its own, whose credentials AWS gave for that tenant alone: the
+//! session tag `TenantId` is what the role's policy compares with the key of the item. So the wall in the store stands
+//! also where ours fell. All clients share one connection pool and one budget of retries.
+
+pub(super) mod failure;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::identity::IdentityCache;
+use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_dynamodb::config::retry::RetryPartition;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use futures_util::future::BoxFuture;
+use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::{Access, BackendError};
+use crate::identity::VerifiedTenant;
+use crate::key::TenantId;
+use crate::placement::Space;
+
+/// What the gateway does whenever AWS changes its defaults: nothing, until this is raised.
+const BEHAVIOR: fn() -> BehaviorVersion = BehaviorVersion::v2026_01_12;
+/// Attempts of one call. What a retry costs comes out of a budget that all calls of a store share: when most fail, most
+/// are not tried again.
+const ATTEMPTS: u32 = 4;
+/// Of the wait before the first retry, which is drawn between nothing and this; doubled with each, and at most [`MAX_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const MAX_WAIT: Duration = Duration::from_millis(500);
+/// Credentials are renewed so long before they are over.
+const RENEWED_BEFORE: Duration = Duration::from_mins(1);
+/// The tag of a session that a role's policy compares.
+const TENANT_TAG: &str = "TenantId";
+/// Longest name of a session (STS, `AssumeRole`).
+const SESSION_NAME: usize = 64;
+
+/// How a store at AWS is reached: `[backends.<id>]`.
+#[derive(Debug, Clone)]
+pub struct AwsSettings {
+    /// The catalog's id of the store, for operators' logs.
+    pub id: Arc<str>,
+    /// Where it is. None: what the environment says, as AWS's own tools read it.
+    pub region: Option<String>,
+    /// A server of another address.
+    pub endpoint_url: Option<String>,
+    /// The ARN of a role that is assumed for each tenant, with the session tag `TenantId`.
+    pub tenant_role: Option<String>,
+    /// Of one operation, its calls and their retries included.
+    pub timeout: Duration,
+    /// Calls at once. More wait.
+    pub in_flight: u32,
+    /// Tenants whose sessions are kept.
+    pub tenants: u32,
+}
+
+/// The settings and the environment do not say where AWS is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no region: name one, or set AWS_REGION")]
+pub struct NoRegion;
+
+impl AwsSettings {
+    /// What the SDK needs to know. Credentials come from where AWS's own tools look for them, when they are needed.
+    pub async fn load(&self) -> Result<SdkConfig, NoRegion> {
+        let attempt = self.timeout / 2;
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(self.timeout / 4)
+            .operation_attempt_timeout(attempt)
+            .operation_timeout(self.timeout);
+        let retries = RetryConfig::standard()
+            .with_max_attempts(ATTEMPTS)
+            .with_initial_backoff(FIRST_WAIT)
+            .with_max_backoff(MAX_WAIT);
+        let mut loader = aws_config::defaults(BEHAVIOR())
+            .timeout_config(timeouts.build())
+            .retry_config(retries)
+            .identity_cache(IdentityCache::lazy().buffer_time(RENEWED_BEFORE).build());
+        if let Some(region) = &self.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        if let Some(endpoint) = &self.endpoint_url {
+            loader = loader.endpoint_url(endpoint);
+        }
+        let config = loader.load().await;
+        if config.region().is_some() {
+            Ok(config)
+        } else {
+            Err(NoRegion)
+        }
+    }
+}
+
+/// The way to one service at AWS. `C` is its client.
+pub(super) struct Aws<C> {
+    settings: AwsSettings,
+    config: SdkConfig,
+    retries: RetryPartition,
+    client: fn(&SdkConfig, RetryPartition) -> C,
+    /// With the gateway's own credentials.
+    own: C,
+    sessions: Cache<TenantId, C>,
+    calls: Semaphore,
+}
+
+impl<C: Clone> Aws<C> {
+    /// Prepares it. Nobody is asked yet. `config` is what `settings` load.
+    pub(super) fn new(settings: AwsSettings, config: SdkConfig, client: fn(&SdkConfig, RetryPartition) -> C) -> Self {
+        // Its own, so that no other store's failures use up what this one may retry.
+        let retries = RetryPartition::custom(settings.id.to_string()).build();
+        Self {
+            own: client(&config, retries.clone()),
+            sessions: Cache::new(settings.tenants as usize),
+            calls: Semaphore::new(settings.in_flight as usize),
+            settings,
+            config,
+            retries,
+            client,
+        }
+    }
+
+    /// The client for a call that does this in that space. What all tenants read is written by the gateway itself: its
+    /// tenants' sessions may not.
+    pub(super) async fn client(&self, tenant: &VerifiedTenant, space: &Space, access: Access) -> C {
+        let Some(role) = &self.settings.tenant_role else {
+            return self.own.clone();
+        };
+        if *space == Space::Shared && access == Access::Write {
+            return self.own.clone();
+        }
+        // Boxed, for it is large and seldom needed.
+        let session = Box::pin(async { Ok::<_, Infallible>(self.session(tenant.id(), role).await) });
+        let Ok(client) = self.sessions.get_or_insert_async(tenant.id(), session).await;
+        client
+    }
+
+    /// A client whose credentials are given for this tenant, when they are first needed and whenever they are over.
+    async fn session(&self, tenant: &TenantId, role: &str) -> C {
+        let mut name = format!("tagway-{tenant}");
+        name.truncate(SESSION_NAME);
+        let provider = AssumeRoleProvider::builder(role)
+            .configure(&self.config)
+            .session_name(name)
+            .tags([(TENANT_TAG, tenant.as_str())])
+            .build()
+            .await;
+        let config = self.config.to_builder();
+        // A cache of its own: the credentials live and die with the client.
+        let config = config
+            .credentials_provider(SharedCredentialsProvider::new(provider))
+            .identity_cache(IdentityCache::lazy().buffer_time(RENEWED_BEFORE).build())
+            .build();
+        (self.client)(&config, self.retries.clone())
+    }
+
+    /// How many sessions are kept.
+    #[cfg(test)]
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// One call, when there is room for it.
+    pub(super) async fn call<T, E>(
+        &self,
+        operation: &'static str,
+        sent: BoxFuture<'_, Result<T, SdkError<E>>>,
+    ) -> Result<T, BackendError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        self.send(sent).await.map_err(|error| self.failed(operation, &error))
+    }
+
+    /// The same, for who reads the error first.
+    pub(super) async fn send<T, E>(&self, sent: BoxFuture<'_, Result<T, SdkError<E>>>) -> Result<T, SdkError<E>> {
+        // It is never closed.
+        let _room = self.calls.acquire().await;
+        sent.await
+    }
+
+    /// What operators read of a failed call.
+    pub(super) fn failed<E>(&self, operation: &'static str, error: &SdkError<E>) -> BackendError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let id = &self.settings.id;
+        BackendError::Away(format!("backends.{id}: {operation}: {}", failure::describe(error)))
+    }
+
+    /// An operation, however many calls it makes, within the store's time.
+    pub(super) async fn within<T, E: From<BackendError>>(
+        &self,
+        operation: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        timeout(self.settings.timeout, operation).await.unwrap_or_else(|_| {
+            let AwsSettings { id, timeout, .. } = &self.settings;
+            let free = self.calls.available_permits();
+            let why = if free == 0 {
+                "all of backends.<id>.in_flight were under way"
+            } else {
+                "check the network and its endpoint"
+            };
+            Err(BackendError::Away(format!("backends.{id}: not done within {timeout:?}: {why}")).into())
+        })
+    }
+}
