@@ -28,7 +28,9 @@ def ministack():
     announce(port(listener))
     import hypercorn.asyncio
     import ministack.app
+    import policies
 
+    policies.complete()
     config = hypercorn.Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.loglevel = "WARNING"

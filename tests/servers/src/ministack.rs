@@ -15,15 +15,16 @@ impl Ministack {
         Self::start_with("false")
     }
 
-    /// One that checks signatures and evaluates IAM policies. The access key `test` is the account's root and may do
-    /// everything; other keys come from IAM or STS.
+    /// One that checks signatures and evaluates IAM policies, with what `python/policies.py` adds: variables, and
+    /// `dynamodb:LeadingKeys`. The access key `test` is the account's root and may do everything; other keys come from
+    /// IAM or STS.
     #[must_use]
     pub fn start_with_auth() -> Self {
         Self::start_with("true")
     }
 
     fn start_with(auth: &str) -> Self {
-        let services = "dynamodb,ssm,events,sqs,sns,sts,iam,s3,lambda,cognito-idp,kms,pipes";
+        let services = "cloudformation,dynamodb,ssm,events,sqs,sns,sts,iam,s3,lambda,cognito-idp,kms,pipes";
         let variables = [
             ("AUTH", auth),
             // It would listen on a well-known port.

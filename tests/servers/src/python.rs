@@ -37,8 +37,8 @@ pub fn boto3(script: &str, endpoint: &str) -> String {
 /// What cfn-lint has to say about a template; it succeeds if that is nothing at all.
 #[must_use]
 pub fn cfn_lint(template: &Path) -> Output {
-    let mut command = isolated(&python());
-    command.args(["-m", "cfnlint", "--include-checks", "I", "--"]);
+    let mut command = isolated(&python().with_file_name("cfn-lint"));
+    command.args(["--include-checks", "I", "--"]);
     command.arg(template).output().expect("the interpreter starts")
 }
 

@@ -26,6 +26,8 @@ impl Server {
     pub(crate) fn start(arguments: &[&str], variables: &[(&str, &str)], health: &str) -> Self {
         let mut log = tempfile::tempfile().expect("a file");
         let mut process = isolated(&python())
+            // It leaves no compiled files in the repository.
+            .arg("-B")
             .arg(own("python/serve.py"))
             .args(arguments)
             .envs(variables.iter().copied())

@@ -1,0 +1,61 @@
+//! The template that users deploy is sound, and the wall in it stands: what AWS lets each role do is what it should.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what went wrong by failing"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tagway_servers::{Ministack, boto3, cfn_lint};
+
+fn template() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../gateway/deploy/cloudformation.yaml")
+}
+
+#[test]
+fn the_template_is_clean() {
+    let output = cfn_lint(&template());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.is_empty(), "{output:?}");
+}
+
+/// The policies evaluated by an emulator, so this holds as far as it reads policies as AWS does.
+#[test]
+fn a_tenant_reaches_its_own_items_and_reads_what_is_shared() {
+    let template = fs::read_to_string(template()).expect("it is in this repository");
+    // A string in JSON is one in Python.
+    let script = format!("template = {}\n{}", json!(template), include_str!("deploy.py"));
+    let answer = boto3(&script, Ministack::start_with_auth().endpoint());
+    let mut allowed: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+
+    assert_eq!(allowed["role"].take(), json!(["for a tenant"]));
+    let tenant = [
+        "get TENANT#acme",
+        "query TENANT#acme",
+        "put TENANT#acme",
+        "update TENANT#acme",
+        "delete TENANT#acme",
+        "batch TENANT#acme",
+        "transact TENANT#acme",
+        "get SHARED",
+        "query SHARED",
+        "batch SHARED",
+        "batch of own and shared",
+    ];
+    assert_eq!(allowed["tenant"].take(), json!(tenant));
+    let gateway = [
+        "get SHARED",
+        "query SHARED",
+        "put SHARED",
+        "update SHARED",
+        "delete SHARED",
+        "batch SHARED",
+        "transact SHARED",
+        "put events",
+    ];
+    assert_eq!(allowed["gateway"].take(), json!(gateway));
+}
