@@ -43,6 +43,23 @@ pub fn binary() -> PathBuf {
     found.expect("no tagway beside the tests: run `cargo test --workspace`, which builds it")
 }
 
+/// The same with the tags of `tenant_config_` in a table at `endpoint`, which `tagway provision` makes; with more keys of that
+/// store.
+#[must_use]
+pub fn settings_over_dynamodb(jwks: &str, endpoint: &str, keys: &str) -> String {
+    let hot = format!(
+        "[backends.hot]\nkind = \"dynamodb\"\ntable = \"tagway\"\nregion = \"eu-west-1\"\nendpoint_url = \"{endpoint}\"\n\
+         {keys}\n[strategies.tag-prefix]"
+    );
+    settings(jwks, "")
+        .replace("[strategies.tag-prefix]", &hot)
+        .replace("backends = [\"local\"]", "backends = [\"local\", \"hot\"]")
+        .replace(
+            "tenant_config_ = { backend = \"local\" }",
+            "tenant_config_ = { backend = \"hot\" }",
+        )
+}
+
 /// Settings over the embedded store. `jwks` is where the keys are; `more` comes at the end.
 #[must_use]
 pub fn settings(jwks: &str, more: &str) -> String {
@@ -90,6 +107,19 @@ impl Gateway {
         let folder = TempDir::new().expect("a folder");
         fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).expect("written");
         Self::start_in(folder.into(), key.into(), &settings("file:keys.json", more))
+    }
+
+    /// One over a table at `endpoint`, which is made; with more keys of that store.
+    #[must_use]
+    pub fn start_over_dynamodb(endpoint: &str, keys: &str) -> Self {
+        let key = Key::ed("first");
+        let folder = TempDir::new().expect("a folder");
+        fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).expect("written");
+        let settings = settings_over_dynamodb("file:keys.json", endpoint, keys);
+        let gateway = Self::start_in(folder.into(), key.into(), &settings);
+        let made = gateway.tagway("acme", &["provision", "tagway.toml"], b"");
+        assert!(made.status.success(), "{made:?}");
+        gateway
     }
 
     /// On these settings, in this folder.
@@ -234,7 +264,11 @@ pub fn command(folder: &Path) -> Command {
     command
 }
 
+/// And with keys that every stand-in for AWS takes; without them each start would look for a machine's role.
 fn own_variables_only(command: &mut Command) -> &mut Command {
+    command
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test");
     for (name, _) in env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("TAGWAY_")) {
             command.env_remove(name);

@@ -9,6 +9,7 @@
 )]
 
 mod containment;
+mod dynamodb;
 mod export;
 mod grammar;
 mod history;

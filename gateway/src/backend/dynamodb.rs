@@ -19,6 +19,7 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryPartition;
 
+use super::aws::failure::Unreadable;
 use super::aws::{Aws, AwsSettings, NoRegion};
 use super::{
     Access, Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest, ReadMany,
@@ -101,7 +102,9 @@ impl DynamoDb {
 }
 
 fn client(config: &SdkConfig, retries: RetryPartition) -> Client {
-    let config = aws_sdk_dynamodb::config::Builder::from(config).retry_partition(retries);
+    let config = aws_sdk_dynamodb::config::Builder::from(config)
+        .retry_partition(retries)
+        .retry_classifier(Unreadable);
     Client::from_conf(config.build())
 }
 

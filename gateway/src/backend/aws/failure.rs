@@ -5,8 +5,30 @@ use std::error::Error;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::config::http::HttpResponse;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::config::interceptors::InterceptorContext;
+use aws_sdk_dynamodb::config::retry::{ClassifyRetry, RetryAction};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::RequestId as _;
+
+/// Has an answer tried again that says it went well and cannot be read: it was cut off on its way. What is sent again is
+/// done once, by the token that the SDK gives to each write.
+#[derive(Debug)]
+pub(in crate::backend) struct Unreadable;
+
+impl ClassifyRetry for Unreadable {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let failed = context.output_or_error().is_some_and(|result| result.is_err());
+        if failed && context.response().is_some_and(|answer| answer.status().is_success()) {
+            RetryAction::transient_error()
+        } else {
+            RetryAction::NoActionIndicated
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "an answer that cannot be read"
+    }
+}
 
 /// What happened, and what would mend it.
 pub(in crate::backend) fn describe<E>(error: &SdkError<E, HttpResponse>) -> String
@@ -15,13 +37,17 @@ where
 {
     let fix = fix(error);
     let Some(code) = error.code() else {
-        // Without an answer there is only the chain of causes.
-        return format!("{}: {fix}", DisplayErrorContext(error));
+        // Without an answer there is only the chain of causes. What each says in its own words: the SDK's longer form
+        // holds the answer, and with it tenants' values.
+        let causes: Vec<String> = causes(error).iter().map(ToString::to_string).collect();
+        return format!("{}: {fix}", causes.join(": "));
     };
     let message = error.message().unwrap_or_default();
     let request = error.request_id().unwrap_or_default();
     format!("{code} {message:?} (request {request:?}): {fix}")
 }
+
+const UNREADABLE: &str = "the answer was cut off, or is none of this service: check what is between";
 
 fn fix<E>(error: &SdkError<E, HttpResponse>) -> &'static str
 where
@@ -33,9 +59,8 @@ where
     match error {
         SdkError::TimeoutError(_) => return "no answer in time: check the network, endpoint_url and timeout",
         SdkError::DispatchFailure(_) => return "cannot be reached: check the network, region and endpoint_url",
-        SdkError::ResponseError(_) => {
-            return "the answer was cut off, or is none of this service: check what is between";
-        }
+        SdkError::ResponseError(_) => return UNREADABLE,
+        SdkError::ServiceError(answer) if answer.raw().status().is_success() => return UNREADABLE,
         _ => {}
     }
     match error.code().unwrap_or_default() {
@@ -70,12 +95,16 @@ where
 
 /// Whether the call was never sent, for want of credentials.
 fn without_credentials(error: &(dyn Error + 'static)) -> bool {
-    let mut causes = Some(error);
-    while let Some(cause) = causes {
-        if cause.is::<CredentialsError>() {
-            return true;
-        }
-        causes = cause.source();
+    causes(error).iter().any(|cause| cause.is::<CredentialsError>())
+}
+
+/// The error, and what caused it.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> Vec<&'e (dyn Error + 'static)> {
+    let mut causes = Vec::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        causes.push(cause);
+        next = cause.source();
     }
-    false
+    causes
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::client::Waiters as _;
-use aws_sdk_dynamodb::error::{BuildError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, PointInTimeRecoverySpecification,
     PointInTimeRecoveryStatus, ScalarAttributeType, SseSpecification, SseStatus, StreamSpecification, StreamViewType,
@@ -197,7 +197,7 @@ impl Table {
         }
         let active = self.client.wait_until_table_exists().table_name(&self.name);
         let waited = active.wait(WAIT).await;
-        waited.map_err(|error| ProvisionError::Aws(DisplayErrorContext(error).to_string()))?;
+        waited.map_err(|error| ProvisionError::Aws(error.to_string()))?;
         Ok(())
     }
 
