@@ -1,12 +1,13 @@
 //! Promises of a store that is a network away: what it does to a call is told as it is, and to the caller in our own words;
 //! nothing that was acknowledged is lost, and nothing is done twice.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tagway_servers::{Fault, Microburst, Ministack, Roto, boto3};
 use tagway_tests::client::{Client, refused, why};
 use tagway_tests::gateway::Gateway;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -119,13 +120,12 @@ async fn what_lasts_is_told_in_our_own_words_and_to_operators_in_its_own() {
     let lasting = LASTING.map(|(what, fault, fix)| (what, Some(fault), fix));
     for (what, fault, fix) in lasting.into_iter().chain([("denied", None, "gateway/deploy")]) {
         for operation in ["GetItem", "BatchGetItem", "Query", "TransactWriteItems"] {
-            match fault {
-                Some(fault) => faults.inject(operation, fault, ALWAYS),
-                None => {
-                    let mut rule = denied.clone();
-                    rule["operation"] = operation.into();
-                    faults.rule(&rule);
-                }
+            if let Some(fault) = fault {
+                faults.inject(operation, fault, ALWAYS);
+            } else {
+                let mut rule = denied.clone();
+                rule["operation"] = operation.into();
+                faults.rule(&rule);
             }
         }
         let before = gateway.log().len();

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 mod conformance;
+mod items;
 mod lag;
+mod model;
 mod proxy;
 mod tenants;
 
@@ -14,7 +16,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_dynamodb::Client;
 use tagway_servers::{Ministack, Roto};
 
-use super::{Aws, AwsSettings, DynamoDb, Table, client};
+use super::{Aws, AwsSettings, DynamoDb, PageRequest, PhysicalName, Table, client};
 use crate::clock::Clock;
 
 const TABLE: &str = "tagway";
@@ -87,7 +89,23 @@ impl At {
     }
 
     fn store_at(&self, clock: &Clock) -> DynamoDb {
+        self.store_keeping(None, clock)
+    }
+
+    fn store_keeping(&self, history_ttl: Option<Duration>, clock: &Clock) -> DynamoDb {
         let aws = Aws::new(self.settings.clone(), self.config.clone(), client);
-        DynamoDb::over(aws, TABLE, None, clock.clone())
+        DynamoDb::over(aws, TABLE, history_ttl, clock.clone())
+    }
+}
+
+/// The first so many names of a name's range.
+fn page(name: &PhysicalName, entries: usize) -> PageRequest<'_> {
+    PageRequest {
+        range: name.range(),
+        prefix: "",
+        after: "",
+        entries,
+        bytes: 1 << 20,
+        keys_only: false,
     }
 }
