@@ -195,6 +195,24 @@ async fn a_dead_store_slows_nobody_else() {
     }
 }
 
+/// 400 KB are DynamoDB's limit for an item; what a value may have of them is told before anybody is asked.
+#[tokio::test]
+async fn a_value_that_is_too_large_is_not_sent() {
+    let server = Ministack::start();
+    let faults = Microburst::start(server.endpoint());
+    let gateway = Gateway::start_over_dynamodb(faults.endpoint(), "");
+    let client = gateway.client("acme").await;
+    let before = faults.calls();
+    let error = client.put(KEY, &"x".repeat((396 << 10) + 1)).await.unwrap_err();
+    let refused = refused(&error);
+    assert_eq!(
+        (refused.code, refused.field.as_deref()),
+        (Code::InvalidArgument, Some("value"))
+    );
+    assert!(error.message().contains("405505 bytes"), "{error:?}");
+    assert_eq!(faults.calls(), before, "nobody was asked");
+}
+
 #[tokio::test]
 async fn provision_says_what_it_would_do_does_it_and_then_has_nothing_to_do() {
     let server = Ministack::start();

@@ -1,12 +1,14 @@
 //! What lies in the table, as another program sees it, and what does not fit into it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 use tagway_servers::boto3;
 use uuid::Uuid;
 
-use super::proxy::Proxy;
+use super::proxy::{Proxy, answered};
 use super::{At, Server};
 use crate::backend::conformance::names;
 use crate::backend::dynamodb::CAPABILITIES;
@@ -286,4 +288,43 @@ async fn others(at: &At, tenants: usize, keys: usize) {
         .collect();
     let mut writing = futures_util::stream::iter(writing).buffer_unordered(16);
     while writing.next().await.is_some() {}
+}
+
+/// DynamoDB may leave out what it likes of a batch; it is asked again for that, and for no more than a hundred at once.
+#[tokio::test]
+async fn what_a_batch_leaves_out_is_asked_for_again() {
+    let server = Server::roto();
+    At::new(server.endpoint()).await.provision().await;
+    let left_out = AtomicBool::new(false);
+    let proxy = Proxy::start(server.endpoint(), move |call| {
+        if call.operation != "BatchGetItem" || left_out.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let answer = json!({ "Responses": { "tagway": [] }, "UnprocessedKeys": call.body["RequestItems"] });
+        Some(answered(StatusCode::OK, answer.to_string()))
+    })
+    .await;
+    let at = At::new(&proxy.endpoint()).await;
+    let store = at.store();
+    let acme = VerifiedTenant::for_tests("acme");
+    let names: Vec<_> = (0..250)
+        .map(|i| names(&acme, "ns", &format!("t_{i}"))[0].clone())
+        .collect();
+    for name in names.iter().step_by(2) {
+        store
+            .write(&acme, name, entry("v"), Conditions::default())
+            .await
+            .unwrap();
+    }
+    proxy.take();
+    let found = store.read_many(&acme, &names.iter().collect::<Vec<_>>(), 1 << 20).await;
+    for (i, found) in found.into_iter().enumerate() {
+        assert_eq!(matches!(found, Ok(ReadMany::Found(_))), i % 2 == 0, "{i}: {found:?}");
+    }
+    let asked: Vec<usize> = proxy
+        .take()
+        .iter()
+        .map(|call| call.body["RequestItems"]["tagway"]["Keys"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(asked, [100, 100, 100, 50]);
 }
