@@ -203,11 +203,10 @@ impl<C: Clone> Aws<C> {
     ) -> Result<T, E> {
         timeout(self.settings.timeout, operation).await.unwrap_or_else(|_| {
             let AwsSettings { id, timeout, .. } = &self.settings;
-            let free = self.calls.available_permits();
-            let why = if free == 0 {
-                "all of backends.<id>.in_flight were under way"
+            let why = if self.calls.available_permits() == 0 {
+                "all of in_flight were under way, waiting for it"
             } else {
-                "check the network and its endpoint"
+                "check the network and endpoint_url"
             };
             Err(BackendError::Away(format!("backends.{id}: not done within {timeout:?}: {why}")).into())
         })
