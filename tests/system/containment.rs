@@ -68,7 +68,8 @@ impl Neighbour {
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
             let mut times = Vec::new();
-            while !stopped.load(Ordering::Relaxed) {
+            // At least once, however short the hostile part was.
+            loop {
                 let sent = Instant::now();
                 client.get("tenant_config_a").await?;
                 // One that is not remembered, so that it needs the engine too.
@@ -79,8 +80,10 @@ impl Neighbour {
                     return Err(status);
                 }
                 times.push(sent.elapsed());
+                if stopped.load(Ordering::Relaxed) {
+                    return Ok(times);
+                }
             }
-            Ok(times)
         });
         Self { stop, task }
     }
