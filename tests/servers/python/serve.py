@@ -28,8 +28,10 @@ def ministack():
     announce(port(listener))
     import hypercorn.asyncio
     import ministack.app
+    import parameters
     import policies
 
+    parameters.complete()
     policies.complete()
     config = hypercorn.Config()
     config.bind = [f"fd://{listener.fileno()}"]

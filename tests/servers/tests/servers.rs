@@ -91,6 +91,89 @@ except Exception as refused:
 }
 
 #[test]
+fn parameter_store_is_as_strict_as_aws() {
+    let answer = boto3(include_str!("parameters.py"), Ministack::start().endpoint());
+    let mut answer: Value = serde_json::from_str(&answer).expect(&answer);
+
+    let invalid = "ValidationException";
+    let names = json!({
+        "fifteen levels": "Standard",
+        "sixteen levels": "HierarchyLevelLimitExceededException",
+        "a space": invalid,
+        "nothing between slashes": invalid,
+        "a path without its first slash": invalid,
+        "reserved": invalid,
+        "as long as can be": "Standard",
+        "longer": invalid,
+    });
+    assert_eq!(answer["names"].take(), names);
+    let values = json!({
+        "empty": invalid,
+        "a reference": invalid,
+        "an empty reference": invalid,
+        "braces": "Standard",
+        "for a standard parameter": "Standard",
+        "for an advanced one": "Advanced",
+        "for none": invalid,
+        "small again": "Advanced",
+        "down to standard": invalid,
+        "for no standard one": invalid,
+    });
+    assert_eq!(answer["values"].take(), values);
+    let types = json!({
+        "a secret": "Standard",
+        "a new one": "Standard",
+        "no secret any more": "HierarchyTypeMismatchException",
+        "a text": "Standard",
+        "a secret from now on": "HierarchyTypeMismatchException",
+        "a key for a text": invalid,
+        "a key for what was a text": invalid,
+        "none": invalid,
+    });
+    assert_eq!(answer["types"].take(), types);
+    let read = json!({
+        "ten": true,
+        "eleven": invalid,
+        "none": invalid,
+        "one twice": invalid,
+        "two versions of one": invalid,
+        "one version": ["/text"],
+        "pages": [0, 10, 10, 5],
+        "by name": false,
+        "all": true,
+        "the same again": true,
+        "in other pages": true,
+        "pages of eleven": invalid,
+        "history of 50": 1,
+        "history of 51": invalid,
+        "history of 0": invalid,
+    });
+    assert_eq!(answer["read"].take(), read);
+    // The first, the last, and how many.
+    let versions = json!({
+        "a hundred": [2, 101, 100],
+        "one more while the oldest has a label": "ParameterMaxVersionLimitExceeded",
+        "the label": [["oldest"], ["other"]],
+        "one more": "Standard",
+        "a hundred others": [3, 102, 100],
+        "a label of what is gone": "ParameterVersionNotFound",
+    });
+    assert_eq!(answer["versions"].take(), versions);
+    let told = ["Create", "Delete", "LabelParameterVersion", "Update"].map(|operation| {
+        let arn = "arn:aws:ssm:us-east-1:123456789012:parameter/told";
+        json!([
+            "Parameter Store Change",
+            operation,
+            "/told",
+            "String",
+            "of a change",
+            arn
+        ])
+    });
+    assert_eq!(answer["told"].take(), json!(told));
+}
+
+#[test]
 fn each_fault_happens_so_often_and_then_calls_pass() {
     let ministack = Ministack::start();
     let proxy = Microburst::start(ministack.endpoint());
