@@ -16,8 +16,8 @@ impl Ministack {
         Self::start_with("false")
     }
 
-    /// One that checks signatures and evaluates IAM policies, with what `python/policies.py` adds: variables, and
-    /// `dynamodb:LeadingKeys`. The access key `test` is the account's root and may do everything; other keys come from
+    /// One that checks signatures and evaluates IAM policies, with what `python/policies.py` adds: variables,
+    /// `dynamodb:LeadingKeys`, and what one request to Parameter Store is about. The access key `test` is the account's root and may do everything; other keys come from
     /// IAM or STS.
     #[must_use]
     pub fn start_with_auth() -> Self {
