@@ -4,7 +4,7 @@ import json
 import boto3
 from botocore.exceptions import ClientError
 
-ACCOUNT, TABLE = "123456789012", "tagway"
+ACCOUNT, TABLE, ROOT = "123456789012", "tagway", "/tagway"
 
 
 def role(name):
@@ -49,7 +49,13 @@ def deploy():
             may = {"Effect": "Allow", "Action": actions, "Resource": "*"}
             document = json.dumps({"Version": "2012-10-17", "Statement": [may]})
             client("iam").put_role_policy(RoleName=name, PolicyName="all", PolicyDocument=document)
-    parameters = {"GatewayRoleName": "gateway", "EventBusName": "changes", "CreateEventBus": "true"}
+    key = client("kms").create_key()["KeyMetadata"]["Arn"]
+    parameters = {
+        "GatewayRoleName": "gateway",
+        "EventBusName": "changes",
+        "CreateEventBus": "true",
+        "KmsKeyArn": key,
+    }
     client("cloudformation").create_stack(
         StackName="tagway",
         TemplateBody=template,
@@ -58,9 +64,17 @@ def deploy():
     )
     waiter = client("cloudformation").get_waiter("stack_create_complete")
     waiter.wait(StackName="tagway", WaiterConfig={"Delay": 0.1, "MaxAttempts": 600})
+    for whose in ["acme", "globex", "_shared"]:
+        client("ssm").put_parameter(Name=f"{ROOT}/{whose}/ns/tag/text", Value="v", Type="String")
+        client("ssm").put_parameter(Name=f"{ROOT}/{whose}/ns/tag/secret", Value="v", Type="SecureString", KeyId=key)
+    return key
 
 
-def calls_of(session):
+def calls_of(session, kms_key):
+    return items_and_events(session) | parameters(session, kms_key)
+
+
+def items_and_events(session):
     dynamodb, events = client("dynamodb", session), client("events", session)
 
     def key(pk):
@@ -108,7 +122,57 @@ def calls_of(session):
     }
 
 
-deploy()
+def parameters(session, kms_key):
+    ssm = client("ssm", session)
+
+    def name(whose, last="text"):
+        return f"{ROOT}/{whose}/ns/tag/{last}"
+
+    def get(*names):
+        return ssm.get_parameters(Names=names, WithDecryption=True)
+
+    def by_path(path, secrets=True):
+        return ssm.get_parameters_by_path(Path=path, Recursive=True, WithDecryption=secrets)
+
+    def put(name, value="w", **more):
+        return ssm.put_parameter(Name=name, Value=value, Overwrite=True, Tier="Intelligent-Tiering", **more)
+
+    def encrypt(whose):
+        context = {"PARAMETER_ARN": f"arn:aws:ssm:us-east-1:{ACCOUNT}:parameter{name(whose)}"}
+        return client("kms", session).encrypt(KeyId=kms_key, Plaintext=b"v", EncryptionContext=context)
+
+    own, other, shared = "acme", "globex", "_shared"
+    by_parameter = {
+        "get": lambda whose: get(name(whose)),
+        "get version": lambda whose: get(name(whose) + ":1"),
+        "get secret": lambda whose: get(name(whose, "secret")),
+        "get path": lambda whose: by_path(f"{ROOT}/{whose}/ns"),
+        "get all": lambda whose: by_path(f"{ROOT}/{whose}"),
+        "history": lambda whose: ssm.get_parameter_history(Name=name(whose, "secret"), WithDecryption=True),
+        "put": lambda whose: put(name(whose)),
+        "put secret": lambda whose: put(name(whose, "secret"), KeyId=kms_key),
+        "put large secret": lambda whose: put(name(whose, "secret"), "w" * 5000, KeyId=kms_key),
+        "delete": lambda whose: ssm.delete_parameter(Name=name(whose)),
+        "encrypt": encrypt,
+    }
+    calls = {
+        f"{call} {whose}": lambda run=run, whose=whose: run(whose)
+        for whose in [own, other, shared]
+        for call, run in by_parameter.items()
+    }
+    return calls | {
+        "get own and shared": lambda: get(name(own), name(shared, "secret")),
+        "get own and other": lambda: get(name(own), name(other)),
+        "get one whose name is longer": lambda: get(name(own + ".eu")),
+        # Others' secrets would be refused anyway, by the key.
+        "get root": lambda: by_path(ROOT, secrets=False),
+        "get everything": lambda: by_path("/", secrets=False),
+        "put beside all": lambda: put(f"{ROOT}/text", Type="String"),
+        "describe": lambda: ssm.describe_parameters(),
+    }
+
+
+kms_key = deploy()
 gateway, neighbour = assume("gateway"), assume("neighbour")
 tenant = assume("tagway-tenant", gateway, TenantId="acme")
 answer = {
@@ -121,7 +185,7 @@ answer = {
             "by another role": lambda: assume("tagway-tenant", neighbour, TenantId="acme"),
         }
     ),
-    "tenant": allowed(calls_of(tenant)),
-    "gateway": allowed(calls_of(gateway)),
+    "tenant": allowed(calls_of(tenant, kms_key)),
+    "gateway": allowed(calls_of(gateway, kms_key)),
 }
 print(json.dumps(answer))

@@ -25,7 +25,7 @@ fn the_template_is_clean() {
 
 /// The policies evaluated by an emulator, so this holds as far as it reads policies as AWS does.
 #[test]
-fn a_tenant_reaches_its_own_items_and_reads_what_is_shared() {
+fn a_tenant_reaches_its_own_and_reads_what_is_shared() {
     let template = fs::read_to_string(template()).expect("it is in this repository");
     // A string in JSON is one in Python.
     let script = format!("template = {}\n{}", json!(template), include_str!("deploy.py"));
@@ -45,6 +45,23 @@ fn a_tenant_reaches_its_own_items_and_reads_what_is_shared() {
         "query SHARED",
         "batch SHARED",
         "batch of own and shared",
+        "get acme",
+        "get version acme",
+        "get secret acme",
+        "get path acme",
+        "get all acme",
+        "history acme",
+        "put acme",
+        "put secret acme",
+        "put large secret acme",
+        "delete acme",
+        "get _shared",
+        "get version _shared",
+        "get secret _shared",
+        "get path _shared",
+        "get all _shared",
+        "history _shared",
+        "get own and shared",
     ];
     assert_eq!(allowed["tenant"].take(), json!(tenant));
     let gateway = [
@@ -56,6 +73,16 @@ fn a_tenant_reaches_its_own_items_and_reads_what_is_shared() {
         "batch SHARED",
         "transact SHARED",
         "put events",
+        "get _shared",
+        "get version _shared",
+        "get secret _shared",
+        "get path _shared",
+        "get all _shared",
+        "history _shared",
+        "put _shared",
+        "put secret _shared",
+        "put large secret _shared",
+        "delete _shared",
     ];
     assert_eq!(allowed["gateway"].take(), json!(gateway));
 }
