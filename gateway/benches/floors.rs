@@ -251,6 +251,7 @@ async fn reads_and_writes(snapshot: &Snapshot, tenant: &VerifiedTenant, folder: 
     let entry = NewEntry {
         value: value.clone().into(),
         content_type: "text/plain".to_owned(),
+        secret: false,
     };
     let written = async |call: usize| {
         let name = &names[call % SEVERAL];

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::dynamodb::{self, DynamoDb};
 use crate::backend::embedded::{self, Embedded};
+use crate::backend::ssm::{ParameterSettings, ParameterStore};
 use crate::backend::{AwsSettings, Backend, Catalog, NoRegion};
 use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
@@ -232,6 +233,10 @@ async fn open(
     tenants: u32,
     clock: &Clock,
 ) -> Result<Arc<dyn Backend>, StartError> {
+    let no_region = |error| StartError::Region {
+        id: id.to_owned(),
+        error,
+    };
     match (backend.kind, &backend.path, &backend.table) {
         (BackendKind::Embedded, Some(path), _) => {
             let store = Embedded::open(path, backend.history(), clock.clone());
@@ -244,14 +249,22 @@ async fn open(
         }
         (BackendKind::DynamoDb, _, Some(table)) => {
             let store = DynamoDb::open(at_aws(id, backend, tenants), table, backend.history_ttl, clock.clone());
-            let store = store.await.map_err(|error| StartError::Region {
-                id: id.to_owned(),
-                error,
-            })?;
-            Ok(Arc::new(store))
+            Ok(Arc::new(store.await.map_err(no_region)?))
+        }
+        (BackendKind::Ssm, ..) => {
+            let parameters = ParameterSettings {
+                root: backend.root().to_owned(),
+                kms_key: backend.kms_key.clone(),
+                requests_per_second: backend.requests_per_second(),
+                list_names: backend.list_names(),
+            };
+            let store = ParameterStore::open(at_aws(id, backend, tenants), parameters);
+            Ok(Arc::new(store.await.map_err(no_region)?))
         }
         // Settings that lack what their kind needs do not resolve.
-        (kind, ..) => Err(StartError::Machine(format!("backends.{id}: {kind} is not built yet"))),
+        (kind, ..) => Err(StartError::Machine(format!(
+            "backends.{id}: a store of the kind {kind} lacks its place"
+        ))),
     }
 }
 

@@ -8,8 +8,10 @@ mod aws;
 pub(crate) mod conformance;
 pub mod dynamodb;
 pub mod embedded;
+pub mod ssm;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +19,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
 
+#[cfg(test)]
+pub(crate) use aws::stand_in;
 pub use aws::{AwsSettings, NoRegion};
 
 use crate::identity::VerifiedTenant;
@@ -28,7 +32,7 @@ use crate::settings::Permission;
 #[allow(clippy::struct_excessive_bools, reason = "each is a yes or no of its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Largest value, in bytes.
+    /// Largest value, in bytes. A store that keeps text takes less of what is none, and says so when it is written.
     pub max_value_bytes: u32,
     /// Judges an etag and writes in one step.
     pub if_match: bool,
@@ -38,8 +42,12 @@ pub struct Capabilities {
     pub request_id: bool,
     /// Keeps earlier versions.
     pub history: bool,
+    /// Keeps them beyond the key's deletion.
+    pub deleted_history: bool,
     /// Keeps secrets encrypted.
     pub secret: bool,
+    /// Keeps who wrote.
+    pub updated_by: bool,
 }
 
 impl Capabilities {
@@ -50,14 +58,16 @@ impl Capabilities {
             (self.if_absent, "if_absent"),
             (self.request_id, "request_id"),
             (self.history, "history"),
+            (self.deleted_history, "deleted_history"),
             (self.secret, "secret"),
+            (self.updated_by, "updated_by"),
         ];
         named.into_iter().filter(|(can, _)| *can).map(|(_, name)| name)
     }
 }
 
 /// A configuration as a store holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The value. Empty where only keys were asked for.
     pub value: Bytes,
@@ -67,8 +77,10 @@ pub struct Entry {
     pub etag: Etag,
     /// When it was written.
     pub updated_at: SystemTime,
-    /// The subject that wrote it.
+    /// The subject that wrote it. Empty where the store does not keep it.
     pub updated_by: String,
+    /// It is kept encrypted, and shown to nobody but who asks for it.
+    pub secret: bool,
 }
 
 /// What a look at many names says of one of them.
@@ -83,12 +95,35 @@ pub enum ReadMany {
 }
 
 /// What is written. Who writes is the token's subject.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NewEntry {
     /// The value.
     pub value: Bytes,
     /// What it is.
     pub content_type: String,
+    /// To be kept encrypted. What is kept so already stays so.
+    pub secret: bool,
+}
+
+/// Values may be secrets, so no log holds one.
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            value,
+            content_type,
+            etag,
+            updated_at,
+            ..
+        } = self;
+        let bytes = value.len();
+        write!(f, "{etag}: {bytes} bytes of {content_type} of {updated_at:?}")
+    }
+}
+
+impl fmt::Debug for NewEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of {}", self.value.len(), self.content_type)
+    }
 }
 
 /// What has to hold for a write or a delete to happen, judged in the same step.
@@ -170,6 +205,17 @@ pub enum BackendError {
     /// It has no room for what is to be written. What it holds can be read.
     #[error("no room left where it keeps its data")]
     Full,
+    /// It takes so many requests and no more, and these were not served in time.
+    #[error("{problem}")]
+    Busy {
+        /// What is used up, and what would mend it.
+        problem: String,
+        /// When it is worth another try.
+        retry: Duration,
+    },
+    /// More names than a list looks through.
+    #[error("more than {0} names to list")]
+    TooManyNames(usize),
     /// What it holds cannot be read.
     #[error("cannot be read: {0}")]
     Damaged(String),
@@ -190,6 +236,42 @@ pub enum WriteError {
     /// The id of this request was another request's.
     #[error("another request had this id")]
     RequestReused,
+    /// The store cannot hold it.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+}
+
+/// Why a store cannot hold what is to be written, as long as something else does not change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// The name has more levels than the store's names.
+    #[error("{levels} levels where it would be kept; the backend of this key takes {limit}")]
+    Depth {
+        /// What it has there.
+        levels: usize,
+        /// What it may have.
+        limit: usize,
+    },
+    /// The value takes more bytes in the store than there may be.
+    #[error("{size} bytes as it would be kept; the backend of this key takes {limit}")]
+    Size {
+        /// What it takes.
+        size: usize,
+        /// What it may take.
+        limit: u32,
+    },
+    /// The oldest version that is kept has a label, and so makes no room for a new one.
+    #[error(
+        "the backend of this key keeps 100 versions, and the oldest of them has a label, so that none can follow: move \
+         or remove that label, or delete the key"
+    )]
+    Labelled,
+    /// Somebody set a pattern that all values of this parameter match.
+    #[error("it does not match the pattern that the backend of this key was told to check it by")]
+    Pattern,
+    /// It is no secret, and cannot become one.
+    #[error("it was not written as a secret, and the backend of this key cannot make it one: delete it first")]
+    NotSecret,
 }
 
 /// A store.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::backend::{Backend, BackendError, Catalog, Entry, Precondition};
+use crate::backend::{Backend, BackendError, Catalog, Entry, Precondition, Unfit};
 use crate::identity::VerifiedTenant;
 use crate::key::{ConfigKey, KeyError};
 use crate::placement::{Origin, Place, Placed};
@@ -62,8 +62,6 @@ pub struct WriteOptions {
     pub precondition: Precondition,
     /// The caller's name for this request: a retry with it does nothing twice.
     pub request_id: Option<Uuid>,
-    /// The value is to be kept encrypted.
-    pub secret: bool,
     /// For the strategy.
     pub context: Context,
     /// What is addressed.
@@ -117,14 +115,9 @@ pub enum ConfigError {
     /// The backend cannot do what was asked.
     #[error("the backend of this key does not have the capability `{0}`")]
     CapabilityMissing(Capability),
-    /// The value is larger than the backend takes.
-    #[error("{size} bytes; the backend of this key takes {limit}")]
-    ValueTooLarge {
-        /// What it has.
-        size: usize,
-        /// What it may have.
-        limit: u32,
-    },
+    /// The backend cannot hold it.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// The id of this request was another request's.
     #[error("another request had this id within the last ten minutes")]
     RequestReused,

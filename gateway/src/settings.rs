@@ -133,7 +133,6 @@ pub struct IdentitySettings {
 /// `[backends.<id>]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "parsed, and refused by name until the other stores are built")]
 pub struct BackendSettings {
     /// Which store it is.
     pub kind: BackendKind,
@@ -157,10 +156,11 @@ pub struct BackendSettings {
     #[serde(default, with = "humantime_serde")]
     timeout: Option<Duration>,
     in_flight: Option<u32>,
-    // What follows belongs to stores that are not built yet.
     root: Option<String>,
-    kms_key: Option<String>,
+    /// `ssm`: the key that secrets are encrypted with. The account's own for Parameter Store, if it does not say.
+    pub kms_key: Option<String>,
     requests_per_second: Option<u32>,
+    list_names: Option<u32>,
 }
 
 impl BackendSettings {
@@ -174,6 +174,24 @@ impl BackendSettings {
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(Duration::from_secs(2))
+    }
+
+    /// `ssm`: what the names of parameters begin with.
+    #[must_use]
+    pub fn root(&self) -> &str {
+        self.root.as_deref().unwrap_or("/tagway")
+    }
+
+    /// `ssm`: this replica's share of what the account may ask in a second.
+    #[must_use]
+    pub fn requests_per_second(&self) -> u32 {
+        self.requests_per_second.unwrap_or(10)
+    }
+
+    /// `ssm`: most keys that a list looks through.
+    #[must_use]
+    pub fn list_names(&self) -> u32 {
+        self.list_names.unwrap_or(1000)
     }
 
     /// Stores at AWS: calls at once. More wait.

@@ -60,6 +60,23 @@ pub fn settings_over_dynamodb(jwks: &str, endpoint: &str, keys: &str) -> String 
         )
 }
 
+/// The same with the tags of `param_config_` in Parameter Store at `endpoint`, and the rest in the embedded store; with more keys
+/// of that store.
+#[must_use]
+pub fn settings_over_parameter_store(jwks: &str, endpoint: &str, keys: &str) -> String {
+    let params = format!(
+        "[backends.params]\nkind = \"ssm\"\nregion = \"eu-west-1\"\nendpoint_url = \"{endpoint}\"\n{keys}\n\
+         [strategies.tag-prefix]"
+    );
+    settings(jwks, "")
+        .replace("[strategies.tag-prefix]", &params)
+        .replace("backends = [\"local\"]", "backends = [\"local\", \"params\"]")
+        .replace(
+            "param_config_ = { backend = \"local\"",
+            "param_config_ = { backend = \"params\"",
+        )
+}
+
 /// Settings over the embedded store. `jwks` is where the keys are; `more` comes at the end.
 #[must_use]
 pub fn settings(jwks: &str, more: &str) -> String {
@@ -120,6 +137,16 @@ impl Gateway {
         let made = gateway.tagway("acme", &["provision", "tagway.toml"], b"");
         assert!(made.status.success(), "{made:?}");
         gateway
+    }
+
+    /// Over Parameter Store at `endpoint`, with more keys of that store.
+    #[must_use]
+    pub fn start_over_parameter_store(endpoint: &str, keys: &str) -> Self {
+        let key = Key::ed("first");
+        let folder = TempDir::new().expect("a folder");
+        fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).expect("written");
+        let settings = settings_over_parameter_store("file:keys.json", endpoint, keys);
+        Self::start_in(folder.into(), key.into(), &settings)
     }
 
     /// On these settings, in this folder.

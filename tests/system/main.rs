@@ -17,6 +17,7 @@ mod identity;
 mod isolation;
 mod keys;
 mod model;
+mod parameter_store;
 mod plugins;
 mod process;
 mod reads;

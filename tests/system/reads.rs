@@ -135,7 +135,17 @@ async fn a_route_is_explained_and_physical_names_are_for_operators() {
         (step.cache_state.as_str(), step.origin()),
         ("absent", v1::config::Origin::Home)
     );
-    assert_eq!(step.capabilities, ["if_match", "if_absent", "request_id", "history"]);
+    assert_eq!(
+        step.capabilities,
+        [
+            "if_match",
+            "if_absent",
+            "request_id",
+            "history",
+            "deleted_history",
+            "updated_by"
+        ]
+    );
 
     client.put(key, "1").await.unwrap();
     assert!(explain(&client, key).await.unwrap().steps[0].holds_key);

@@ -6,6 +6,8 @@
 //! also where ours fell. All clients share one connection pool and one budget of retries.
 
 pub(super) mod failure;
+#[cfg(test)]
+pub(crate) mod stand_in;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -143,6 +145,11 @@ impl<C: Clone> Aws<C> {
         client
     }
 
+    /// Whose credentials a tenant's reads carry; those of the same can go together. None: the gateway's own.
+    pub(super) fn reads_as(&self, tenant: &VerifiedTenant) -> Option<TenantId> {
+        self.settings.tenant_role.as_ref().map(|_| tenant.id().clone())
+    }
+
     /// A client whose credentials are given for this tenant, when they are first needed and whenever they are over.
     async fn session(&self, tenant: &TenantId, role: &str) -> C {
         let mut name = format!("tagway-{tenant}");
@@ -201,14 +208,22 @@ impl<C: Clone> Aws<C> {
         &self,
         operation: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        timeout(self.settings.timeout, operation).await.unwrap_or_else(|_| {
-            let AwsSettings { id, timeout, .. } = &self.settings;
-            let why = if self.calls.available_permits() == 0 {
-                "all of in_flight were under way, waiting for it"
-            } else {
-                "check the network and endpoint_url"
-            };
-            Err(BackendError::Away(format!("backends.{id}: not done within {timeout:?}: {why}")).into())
-        })
+        let done = timeout(self.settings.timeout, operation).await;
+        done.unwrap_or_else(|_| Err(self.late().into()))
+    }
+
+    /// It was not done in time.
+    pub(super) fn late(&self) -> BackendError {
+        let AwsSettings { id, timeout, .. } = &self.settings;
+        let why = if self.calls.available_permits() == 0 {
+            "all of in_flight were under way, waiting for it"
+        } else {
+            "check the network and endpoint_url"
+        };
+        BackendError::Away(format!("backends.{id}: not done within {timeout:?}: {why}"))
+    }
+
+    pub(super) fn settings(&self) -> &AwsSettings {
+        &self.settings
     }
 }

@@ -48,7 +48,9 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     if_absent: true,
     request_id: true,
     history: true,
+    deleted_history: true,
     secret: false,
+    updated_by: true,
 };
 
 /// One table.

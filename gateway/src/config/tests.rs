@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::app::load_strategies;
 use crate::backend::embedded::Embedded;
-use crate::backend::{Capabilities, Conditions, HistoryPage, NewEntry, Page, PageRequest, WriteError};
+use crate::backend::{Capabilities, Conditions, HistoryPage, NewEntry, Page, PageRequest, Unfit, WriteError};
 use crate::clock::Clock;
 use crate::identity::{Reader, Writer};
 use crate::placement::PhysicalName;
@@ -138,6 +138,7 @@ fn entry(value: &str) -> NewEntry {
     NewEntry {
         value: value.to_owned().into(),
         content_type: "text/plain".to_owned(),
+        secret: false,
     }
 }
 
@@ -214,7 +215,7 @@ async fn what_is_malformed_or_unknown_reaches_no_store() {
         .configs
         .put(&writer("acme"), "tenant_config_a", large, &options)
         .await;
-    assert!(matches!(refused, Err(ConfigError::ValueTooLarge { .. })));
+    assert!(matches!(refused, Err(ConfigError::Unfit(Unfit::Size { .. }))));
     assert_eq!(*fixture.calls.lock().unwrap(), Vec::<String>::new());
 }
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{Capability, Config, ConfigError, Configs, Keyed, WriteOptions, check_capability};
-use crate::backend::{Backend, Conditions, Entry, NewEntry, Once, Precondition, WriteError};
+use crate::backend::{Backend, Conditions, Entry, NewEntry, Once, Precondition, Unfit, WriteError};
 use crate::identity::Writer;
 use crate::key::{ConfigKey, Etag};
 use crate::placement::{Origin, Place, Placed};
@@ -34,7 +34,7 @@ impl Configs {
         options: &WriteOptions,
     ) -> Result<Config, ConfigError> {
         let keyed = self.for_write(writer, key, Operation::Write, options).await?;
-        let asked = ("put", &*entry.value, &entry.content_type);
+        let asked = ("put", &*entry.value, &entry.content_type, entry.secret);
         let once = options.once(&keyed.key, &asked)?;
         if let (Some(done), false) = (once, keyed.placed.is_alone())
             && let Some(answer) = self.done(writer, &keyed, done, options).await?
@@ -65,6 +65,7 @@ impl Configs {
         let entry = NewEntry {
             value: earlier.value,
             content_type: earlier.content_type,
+            secret: earlier.secret,
         };
         self.write(writer, &keyed, entry, options, once).await
     }
@@ -133,7 +134,6 @@ impl Configs {
         let keyed = Self::place(&snapshot, writer, key, operation, &options.context, options.scope).await?;
         let can = self.backend(&keyed.placed.home.backend)?.capabilities();
         check_capability(options.request_id.is_none() || can.request_id, Capability::RequestId)?;
-        check_capability(!options.secret || can.secret, Capability::Secret)?;
         Ok(keyed)
     }
 
@@ -141,22 +141,23 @@ impl Configs {
         &self,
         writer: &Writer,
         Keyed { key, placed }: &Keyed,
-        entry: NewEntry,
+        mut entry: NewEntry,
         options: &WriteOptions,
         once: Option<Once>,
     ) -> Result<Config, ConfigError> {
         let home = self.backend(&placed.home.backend)?;
         let limit = home.capabilities().max_value_bytes;
         if entry.value.len() > limit as usize {
-            return Err(ConfigError::ValueTooLarge {
-                size: entry.value.len(),
-                limit,
-            });
+            let size = entry.value.len();
+            return Err(Unfit::Size { size, limit }.into());
         }
         let judged = self.judge(writer, placed, options.precondition).await?;
         // What is cleared is what was there before the write. What comes later was put there by a strategy of another
         // mind, on a replica that is ahead or behind, and is not ours to lose.
         let left_behind = self.standing(writer, &placed.former).await?;
+        // What is a secret stays one on its way home.
+        entry.secret |= left_behind.iter().any(|(_, entry)| entry.secret);
+        check_capability(!entry.secret || home.capabilities().secret, Capability::Secret)?;
         let (precondition, claimed) = match judged {
             Judged::AtHome(precondition) => {
                 self.check_condition(&placed.home, precondition)?;
@@ -210,6 +211,7 @@ impl Configs {
         let nothing = NewEntry {
             value: bytes::Bytes::new(),
             content_type: String::new(),
+            secret: false,
         };
         let conditions = Conditions {
             precondition: Precondition::Never,
@@ -303,6 +305,7 @@ impl Configs {
         let same = NewEntry {
             value: standing.value,
             content_type: standing.content_type,
+            secret: standing.secret,
         };
         let conditions = Conditions {
             precondition: condition,
@@ -327,8 +330,9 @@ impl Configs {
         match backend.delete(writer, &former.name, false, conditions).await {
             Err(WriteError::PreconditionFailed) => Ok(false),
             Err(WriteError::Backend(error)) => Err(error.into()),
-            // No id was given.
+            // No id was given, and nothing is written.
             Err(WriteError::RequestReused) => Err(ConfigError::RequestReused),
+            Err(WriteError::Unfit(unfit)) => Err(unfit.into()),
             Ok(stood) => Ok(stood),
         }
     }
@@ -351,14 +355,7 @@ impl WriteOptions {
             return Ok(None);
         };
         let precondition = format!("{:?}", self.precondition);
-        let whole = (
-            asked,
-            key.to_string(),
-            precondition,
-            self.secret,
-            &self.context,
-            self.scope,
-        );
+        let whole = (asked, key.to_string(), precondition, &self.context, self.scope);
         let whole = postcard::to_stdvec(&whole).map_err(|_| ConfigError::Seal)?;
         let mut digest = [0; 32];
         digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &whole).as_ref());
@@ -378,6 +375,7 @@ impl WriteOptions {
             WriteError::Backend(error) => error.into(),
             WriteError::RequestReused => ConfigError::RequestReused,
             WriteError::PreconditionFailed => self.refused(),
+            WriteError::Unfit(unfit) => unfit.into(),
         }
     }
 }

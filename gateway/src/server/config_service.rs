@@ -102,11 +102,11 @@ impl ConfigService for ConfigServiceImpl {
         let entry = NewEntry {
             value: request.value,
             content_type: content_type(request.content_type)?,
+            secret: request.secret,
         };
         let options = WriteOptions {
             precondition: precondition(request.precondition)?,
             request_id: request_id(&request.request_id)?,
-            secret: request.secret,
             context: context(request.context)?,
             scope,
         };
@@ -131,7 +131,6 @@ impl ConfigService for ConfigServiceImpl {
         let options = WriteOptions {
             precondition: precondition(request.precondition)?,
             request_id: request_id(&request.request_id)?,
-            secret: false,
             context: context(request.context)?,
             scope,
         };
@@ -219,7 +218,6 @@ impl ConfigService for ConfigServiceImpl {
         let options = WriteOptions {
             precondition: precondition(request.precondition)?,
             request_id: request_id(&request.request_id)?,
-            secret: false,
             context: context(request.context)?,
             scope,
         };
@@ -410,7 +408,7 @@ fn message(config: Config) -> v1::Config {
         updated_by: config.entry.updated_by,
         backend: config.backend.to_string(),
         origin: origin(config.origin),
-        secret: false,
+        secret: config.entry.secret,
     }
 }
 

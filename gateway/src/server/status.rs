@@ -7,7 +7,7 @@ use tagway_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, Unfit};
 use crate::config::ConfigError;
 use crate::identity::IdentityError;
 use crate::key::KeyError;
@@ -99,7 +99,10 @@ pub(crate) fn config(error: ConfigError, field: &str) -> Status {
             "it is not in the state that if_match names: read again",
         ),
         ConfigError::CapabilityMissing(_) => status(Code::FailedPrecondition, "CAPABILITY_MISSING", message),
-        ConfigError::ValueTooLarge { .. } => invalid("value", message),
+        ConfigError::Unfit(Unfit::Size { .. } | Unfit::Pattern) => invalid("value", message),
+        ConfigError::Unfit(Unfit::Depth { .. }) => invalid(field, message),
+        ConfigError::Unfit(Unfit::Labelled) => status(Code::FailedPrecondition, "HISTORY_FULL", message),
+        ConfigError::Unfit(Unfit::NotSecret) => status(Code::FailedPrecondition, "NOT_SECRET", message),
         ConfigError::PageToken => invalid("page_token", message),
         ConfigError::RequestReused => invalid("request_id", message),
         ConfigError::ResponseFull => status(Code::ResourceExhausted, "RESPONSE_FULL", message),
@@ -169,6 +172,16 @@ fn backend(error: &BackendError) -> Status {
                 RETRY,
             )
         }
+        BackendError::Busy { retry: after, .. } => {
+            tracing::warn!(%error, "a backend's requests are used up");
+            let message = "the backend of this key takes no more requests now";
+            retry(Code::Unavailable, "BACKEND_BUSY", message, *after)
+        }
+        BackendError::TooManyNames(limit) => status(
+            Code::ResourceExhausted,
+            "LIST_TOO_LARGE",
+            format!("a backend holds more than {limit} keys that begin so, and lists no more: ask for a longer prefix"),
+        ),
         BackendError::Full => {
             tracing::error!(%error, "a backend is full");
             status(

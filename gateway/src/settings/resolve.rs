@@ -63,12 +63,23 @@ const MIN_KEPT: Duration = Duration::from_hours(1);
 const MIN_CALL: Duration = Duration::from_millis(100);
 /// Most calls at once to one store.
 const MAX_IN_FLIGHT: u32 = 10_000;
+/// Most calls a second to Parameter Store: the most that an account can buy (AWS General Reference, "Systems Manager endpoints and quotas").
+const MAX_RATE: u32 = 10_000;
+/// Most names of a list.
+const MAX_LIST: u32 = 100_000;
+/// Longest root: with the longest physical name after it, and an ARN's beginning before it, it stays within 1011 bytes
+/// (API reference, `PutParameter`).
+const ROOT_BYTES: usize = 200;
 /// Keys of `[backends.<id>]`, and the kinds that have them. All have the others.
 const KEYS: &[(&str, &[BackendKind])] = &[
     ("path", &[BackendKind::Embedded]),
     ("history", &[BackendKind::Embedded]),
     ("table", &[BackendKind::DynamoDb]),
     ("history_ttl", &[BackendKind::DynamoDb]),
+    ("root", &[BackendKind::Ssm]),
+    ("kms_key", &[BackendKind::Ssm]),
+    ("requests_per_second", &[BackendKind::Ssm]),
+    ("list_names", &[BackendKind::Ssm]),
     ("region", AT_AWS),
     ("endpoint_url", AT_AWS),
     ("tenant_role", AT_AWS),
@@ -218,8 +229,28 @@ impl Check<'_, '_> {
                 self.at_aws(id, backend);
             }
             BackendKind::Ssm => {
-                let message = "ssm is not built yet: use kind = \"dynamodb\" or \"embedded\"";
-                self.require(false, &key("kind"), message);
+                self.require(
+                    is_root(backend.root()),
+                    &key("root"),
+                    "a path such as /tagway, of segments [A-Za-z0-9_.-]+, with no / at its end, of at most 200 bytes; \
+                     Parameter Store keeps names that begin with aws or ssm for itself",
+                );
+                self.require(
+                    backend.kms_key.as_deref().is_none_or(is_kms_key),
+                    &key("kms_key"),
+                    "the id, alias or ARN of a key, as in alias/tagway",
+                );
+                self.require(
+                    (1..=MAX_RATE).contains(&backend.requests_per_second()),
+                    &key("requests_per_second"),
+                    "between 1 and 10_000",
+                );
+                self.require(
+                    (1..=MAX_LIST).contains(&backend.list_names()),
+                    &key("list_names"),
+                    "between 1 and 100_000",
+                );
+                self.at_aws(id, backend);
             }
         }
     }
@@ -291,6 +322,24 @@ impl Check<'_, '_> {
                 let message =
                     format!("is the {key} of backends.{owner} too; a move between the two would lose what it moves");
                 self.require(false, &format!("backends.{id}.{key}"), &message);
+            }
+        }
+        self.roots_are_apart(backends);
+    }
+
+    /// Below a root come tenants: where another root lies, its first tenant would be a namespace of this one's.
+    fn roots_are_apart(&mut self, backends: &BTreeMap<String, BackendSettings>) {
+        let stores = || backends.iter().filter(|(_, backend)| backend.kind == BackendKind::Ssm);
+        for (id, backend) in stores() {
+            let holder = stores().find(|(other, holder)| {
+                let beneath = backend.root().strip_prefix(holder.root());
+                let same_place = (&holder.region, &holder.endpoint_url) == (&backend.region, &backend.endpoint_url);
+                let first = backend.root().len() > holder.root().len() || other < &id;
+                same_place && first && beneath.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            });
+            if let Some((holder, _)) = holder {
+                let message = format!("lies in the root of backends.{holder}, where tenants' own names would reach it");
+                self.require(false, &format!("backends.{id}.root"), &message);
             }
         }
     }
@@ -390,6 +439,29 @@ fn is_table(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+/// API reference, `PutParameter`.
+fn is_root(root: &str) -> bool {
+    let segment = |segment: &str| {
+        !segment.is_empty()
+            && segment
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    };
+    let Some(path) = root.strip_prefix('/') else {
+        return false;
+    };
+    let lower = path.to_ascii_lowercase();
+    root.len() <= ROOT_BYTES && path.split('/').all(segment) && !lower.starts_with("aws") && !lower.starts_with("ssm")
+}
+
+/// API reference, `PutParameter`: `KeyId`.
+fn is_kms_key(key: &str) -> bool {
+    (1..=256).contains(&key.len())
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b":/_-".contains(&byte))
 }
 
 fn is_role(arn: &str) -> bool {

@@ -25,6 +25,7 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
         GOOD.replace(from, to)
     };
     let hot = |keys: &str| format!("{GOOD}[backends.hot]\nkind = \"dynamodb\"\n{keys}\n");
+    let params = |keys: &str| format!("{GOOD}[backends.params]\nkind = \"ssm\"\n{keys}\n");
     let cases = [
         ("[server", changed("[server]", "[server"), "tagway.toml:2: "),
         (
@@ -108,9 +109,47 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
             "tagway.toml:10: backends.local.path: ",
         ),
         (
-            "a store that is not built",
+            "a path of parameters",
             changed("\"embedded\"", "\"ssm\""),
-            "tagway.toml:11: backends.local.kind: ssm is not built yet",
+            "tagway.toml:12: backends.local.path: a store of the kind ssm has no such key",
+        ),
+        (
+            "a root that AWS keeps for itself",
+            params("root = \"/aws/x\""),
+            "tagway.toml:23: backends.params.root: ",
+        ),
+        (
+            "a root without its slash",
+            params("root = \"tagway\""),
+            "tagway.toml:23: backends.params.root: ",
+        ),
+        (
+            "a root in another",
+            format!(
+                "{}[backends.more]\nkind = \"ssm\"\nroot = \"/tagway/more\"\n",
+                params("")
+            ),
+            "tagway.toml:26: backends.more.root: lies in the root of backends.params",
+        ),
+        (
+            "a root twice",
+            format!("{}[backends.again]\nkind = \"ssm\"\n", params("")),
+            "backends.params.root: lies in the root of backends.again",
+        ),
+        (
+            "no key",
+            params("kms_key = \"my key\""),
+            "tagway.toml:23: backends.params.kms_key: ",
+        ),
+        (
+            "no requests",
+            params("requests_per_second = 0"),
+            "tagway.toml:23: backends.params.requests_per_second: ",
+        ),
+        (
+            "lists of nothing",
+            params("list_names = 0"),
+            "tagway.toml:23: backends.params.list_names: ",
         ),
         (
             "a key of another kind of store",
@@ -252,7 +291,6 @@ fn the_contracts_whole_file_parses_and_what_is_not_built_is_refused_by_name() {
     for key in [
         "server.tls",
         "server.admin_listen",
-        "backends.params.kms_key",
         "cache.ttl",
         "events.queue",
         "quota.streams",

@@ -56,13 +56,16 @@ def put(request):
     require(name.count("/") <= 15, "Name has more than 15 levels", "HierarchyLevelLimitExceededException")
     require(not re.search(r"\{\{.*\}\}", value, re.DOTALL), "Value can't nest another parameter")
     require(kind == "SecureString" or not request.get("KeyId"), "KeyId is for SecureString")
+    pattern = request.get("AllowedPattern") or (stored or {}).get("AllowedPattern", "")
+    require(re.search(pattern, value), "Value doesn't match AllowedPattern", "ParameterPatternMismatchException")
     updates = stored and request.get("Overwrite")
     if updates:
         versions = ssm._parameter_history[name]
         held = len(versions) == VERSIONS and versions[0]["Labels"]
         require(kind == stored["Type"], "A parameter keeps its type", "HierarchyTypeMismatchException")
         require(not held, "The oldest version has a label", "ParameterMaxVersionLimitExceeded")
-    answer = ssm._put_parameter({**request, "Tier": tier(request, stored if updates else None)})
+    kept = {"Tier": tier(request, stored if updates else None), "AllowedPattern": pattern}
+    answer = ssm._put_parameter({**request, **kept})
     if succeeded(answer):
         del ssm._parameter_history[name][:-VERSIONS]
         tell("Update" if updates else "Create", ssm._parameters[name])

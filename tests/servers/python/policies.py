@@ -99,8 +99,9 @@ def uses_of_keys(action, request, region):
     A key is known by its ARN. The one that is the account's for Parameter Store is open to all in the account.
     """
     if action == "ssm:PutParameter":
-        operation = "kms:Encrypt" if len(request.get("Value", "").encode()) <= STANDARD else "kms:GenerateDataKey"
-        uses = [(operation, request.get("KeyId"), request.get("Name"))]
+        stored = ssm._parameters.get(request.get("Name"), {})
+        advanced = "Advanced" in [request.get("Tier"), stored.get("Tier")] or len(request["Value"].encode()) > STANDARD
+        uses = [("kms:GenerateDataKey" if advanced else "kms:Encrypt", request.get("KeyId"), request.get("Name"))]
     else:
         asked, path = names(request), request.get("Path")
         below = path and path.rstrip("/") + "/"

@@ -30,6 +30,53 @@ impl ClassifyRetry for Unreadable {
     }
 }
 
+/// What a failed call asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::backend) enum Failure {
+    /// It was refused for being one too many, and nothing was done: fewer, and later.
+    Throttled,
+    /// It may go better next time. Whether it was done is not known.
+    Passing,
+    /// It would go the same way again.
+    Lasting,
+}
+
+/// What a failed call asks for.
+pub(in crate::backend) fn of<E>(error: &SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    if without_credentials(error) {
+        return Failure::Lasting;
+    }
+    match error {
+        SdkError::ConstructionFailure(_) => Failure::Lasting,
+        SdkError::ServiceError(answer) => {
+            let status = answer.raw().status();
+            if error.code().is_some_and(is_throttling) || status.as_u16() == 429 {
+                Failure::Throttled
+            } else if status.is_server_error() || status.is_success() {
+                Failure::Passing
+            } else {
+                Failure::Lasting
+            }
+        }
+        _ => Failure::Passing,
+    }
+}
+
+fn is_throttling(code: &str) -> bool {
+    matches!(
+        code,
+        "LimitExceededException"
+            | "ProvisionedThroughputExceededException"
+            | "RequestLimitExceeded"
+            | "Throttling"
+            | "ThrottlingException"
+            | "TooManyRequestsException"
+    )
+}
+
 /// What happened, and what would mend it.
 pub(in crate::backend) fn describe<E>(error: &SdkError<E, HttpResponse>) -> String
 where
@@ -81,12 +128,11 @@ where
         }
         "ResourceNotFoundException" => "it is not there: check table and region, or run `tagway provision`",
         "ValidationException" => "it is not of the shape that this gateway needs: run `tagway provision`",
-        "LimitExceededException"
-        | "ProvisionedThroughputExceededException"
-        | "RequestLimitExceeded"
-        | "Throttling"
-        | "ThrottlingException"
-        | "TooManyRequestsException" => {
+        "InvalidKeyId" => {
+            "the key of its secrets is not there or is off, or may not be used: check kms_key and its policy"
+        }
+        "ParameterLimitExceeded" => "the account has as many parameters as it may: raise that quota",
+        code if is_throttling(code) => {
             "more requests than it takes: raise its capacity or the account's quota, or look for a busy tenant"
         }
         _ => "nothing to mend here if it passes; else see AWS's health page",

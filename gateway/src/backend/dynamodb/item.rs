@@ -232,5 +232,6 @@ pub(super) fn entry(mut item: Item) -> Result<Entry, BackendError> {
         etag,
         updated_at,
         updated_by,
+        secret: false,
     })
 }

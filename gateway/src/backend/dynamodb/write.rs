@@ -141,6 +141,7 @@ impl Partition<'_> {
             etag,
             updated_at: now,
             updated_by: tenant.caller().subject().to_string(),
+            secret: false,
         });
         Ok(Attempt {
             change,

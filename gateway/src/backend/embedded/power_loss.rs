@@ -181,6 +181,7 @@ async fn write_until_the_power_goes(store: Embedded, expected: &mut Expected) {
                         let entry = NewEntry {
                             value: value(key, n).into(),
                             content_type: "text/plain".to_owned(),
+                            secret: false,
                         };
                         store.write(&acme, &name, entry, Conditions::default()).await.map(drop)
                     };
@@ -305,6 +306,7 @@ fn entry(value: &str) -> NewEntry {
     NewEntry {
         value: value.to_owned().into(),
         content_type: "text/plain".to_owned(),
+        secret: false,
     }
 }
 

@@ -55,6 +55,7 @@ impl<'a> Record<'a> {
             etag: self.etag(),
             updated_at: UNIX_EPOCH + Duration::from_micros(self.updated_at_micros),
             updated_by: self.updated_by.to_owned(),
+            secret: false,
         }
     }
 }

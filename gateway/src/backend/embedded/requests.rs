@@ -89,6 +89,7 @@ impl Requests<'_> {
                 },
                 updated_at: UNIX_EPOCH + Duration::from_micros(stood.updated_at_micros),
                 updated_by: stood.updated_by.to_owned(),
+                secret: false,
             }),
         }))
     }

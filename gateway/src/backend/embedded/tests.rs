@@ -18,6 +18,7 @@ fn entry(value: &str) -> NewEntry {
     NewEntry {
         value: value.to_owned().into(),
         content_type: "text/plain".to_owned(),
+        secret: false,
     }
 }
 

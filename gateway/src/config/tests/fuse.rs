@@ -60,12 +60,12 @@ fn cut() -> BackendError {
 }
 
 /// A store behind a fuse.
-pub(super) struct Fused<B> {
-    pub(super) store: B,
+pub(super) struct Fused {
+    pub(super) store: Arc<dyn Backend>,
     pub(super) fuse: Arc<Fuse>,
 }
 
-impl<B: Backend> Fused<B> {
+impl Fused {
     async fn through<T, E: From<BackendError>>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let told = self.fuse.burn()?;
         let answer = call.await;
@@ -74,7 +74,7 @@ impl<B: Backend> Fused<B> {
 }
 
 #[async_trait]
-impl<B: Backend> Backend for Fused<B> {
+impl Backend for Fused {
     fn capabilities(&self) -> &Capabilities {
         self.store.capabilities()
     }

@@ -3,15 +3,21 @@
 //! name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use fastrand::Rng;
 use serde_json::{Value, json};
+use tagway_servers::Roto;
+use tempfile::TempDir;
 
 use super::fuse::Cut;
 use super::scripted::{Stores, layer};
 use super::{entry, reader, writer};
-use crate::backend::Precondition;
-use crate::config::{ConfigError, Configs, ListRequest, Scope, WriteOptions};
+use crate::backend::embedded::Embedded;
+use crate::backend::stand_in::{dynamodb, parameter_store};
+use crate::backend::{Backend, Precondition};
+use crate::clock::Clock;
+use crate::config::{Capability, ConfigError, Configs, ListRequest, Scope, WriteOptions};
 
 const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
 const NAMES: [&str; 5] = ["a", "a/b", "b", "c", "z"];
@@ -83,11 +89,11 @@ struct Run {
     /// done again, a move of homes may show either.
     torn: BTreeMap<Place, BTreeSet<Option<String>>>,
     cuts: usize,
+    incapable: usize,
 }
 
 impl Run {
-    async fn new(seed: u64) -> Self {
-        let stores = Stores::new();
+    async fn new(seed: u64, stores: Stores) -> Self {
         let homes: BTreeMap<_, _> = TENANTS
             .into_iter()
             .map(|tenant| {
@@ -103,6 +109,7 @@ impl Run {
             model: Model::default(),
             torn: BTreeMap::new(),
             cuts: 0,
+            incapable: 0,
         }
     }
 
@@ -201,6 +208,11 @@ impl Run {
                 self.torn.remove(&place);
             }
             Err(ConfigError::Changed | ConfigError::AlreadyExists) => assert!(!holds),
+            // Nothing is done, as the look at the list after this step shows.
+            Err(ConfigError::CapabilityMissing(Capability::IfMatch)) => {
+                assert!(matches!(precondition, Precondition::Match(_)) && !cut);
+                self.incapable += 1;
+            }
             Err(ConfigError::Backend(_)) => {
                 assert!(cut);
                 self.cuts += 1;
@@ -276,9 +288,9 @@ fn context(level: Level) -> crate::strategy::Context {
     layer(if level == Level::Base { "base" } else { "" })
 }
 
-async fn run(seed: u64, migrations: usize, steps: usize) {
+async fn run(seed: u64, stores: Stores, migrations: usize, steps: usize) {
     println!("TAGWAY_TEST_SEED={seed}");
-    let mut run = Run::new(seed).await;
+    let mut run = Run::new(seed, stores).await;
     for _ in 0..migrations {
         for _ in 0..steps {
             run.step().await;
@@ -287,18 +299,40 @@ async fn run(seed: u64, migrations: usize, steps: usize) {
         run.migrate().await;
         run.agree().await;
     }
-    println!("{} steps, {} of them cut off", migrations * steps, run.cuts);
+    println!(
+        "{} steps, {} of them cut off, {} refused for what a store cannot do",
+        migrations * steps,
+        run.cuts,
+        run.incapable
+    );
 }
 
 #[tokio::test]
 async fn random_decisions_and_operations_agree_with_a_map() {
-    let seed = std::env::var("TAGWAY_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    run(seed.unwrap_or_else(|| fastrand::u64(..)), 20, 60).await;
+    run(seed(), Stores::new(), 20, 60).await;
 }
 
 #[tokio::test]
 async fn a_seed_of_decisions_that_is_always_tried() {
-    run(1, 10, 60).await;
+    run(1, Stores::new(), 10, 60).await;
+}
+
+/// Homes, former homes and defaults in three kinds of store, of which one cannot judge an etag.
+#[tokio::test]
+async fn decisions_over_all_kinds_of_store_agree_with_a_map() {
+    let server = Roto::start();
+    let folder = TempDir::new().unwrap();
+    let embedded = Embedded::open(&folder.path().join("store"), 10, Clock::system()).unwrap();
+    let stores: [Arc<dyn Backend>; 3] = [
+        dynamodb(server.endpoint()).await,
+        parameter_store(server.endpoint()).await,
+        Arc::new(embedded),
+    ];
+    run(seed(), Stores::over(stores, folder), 8, 40).await;
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("TAGWAY_TEST_SEED").ok();
+    seed.and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..))
 }

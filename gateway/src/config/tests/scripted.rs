@@ -36,6 +36,15 @@ impl Stores {
     /// `a`, `b` and `c`, empty.
     pub(super) fn new() -> Self {
         let folder = TempDir::new().unwrap();
+        let store = |id| -> Arc<dyn Backend> {
+            Arc::new(Embedded::open(&folder.path().join(id), 10, Clock::system()).unwrap())
+        };
+        let stores = ["a", "b", "c"].map(store);
+        Self::over(stores, folder)
+    }
+
+    /// These, as `a`, `b` and `c`.
+    pub(super) fn over(opened: [Arc<dyn Backend>; 3], folder: TempDir) -> Self {
         fs::write(folder.path().join("scripted.wasm"), &*COMPONENT).unwrap();
         let mut text = format!(
             r#"
@@ -55,10 +64,8 @@ shared_scope = true
         let clock = Clock::system();
         let fuse = Arc::new(Fuse::default());
         let mut stores: BTreeMap<Arc<str>, Arc<dyn Backend>> = BTreeMap::new();
-        for id in ["a", "b", "c"] {
-            let path = folder.path().join(id);
-            writeln!(text, "[backends.{id}]\nkind = \"embedded\"\npath = {path:?}").unwrap();
-            let store = Embedded::open(&path, 10, clock.clone()).unwrap();
+        for (id, store) in ["a", "b", "c"].into_iter().zip(opened) {
+            writeln!(text, "[backends.{id}]\nkind = \"embedded\"\npath = {id:?}").unwrap();
             let fuse = Arc::clone(&fuse);
             stores.insert(id.into(), Arc::new(Fused { store, fuse }));
         }

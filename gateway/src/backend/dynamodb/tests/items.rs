@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tagway_servers::boto3;
 use uuid::Uuid;
 
-use super::proxy::{Proxy, answered};
 use super::{At, Server};
+use crate::backend::aws::stand_in::proxy::{Proxy, answered};
 use crate::backend::conformance::names;
 use crate::backend::dynamodb::CAPABILITIES;
 use crate::backend::{Backend, Conditions, NewEntry, Once, ReadMany};
@@ -30,6 +30,7 @@ fn entry(value: impl Into<bytes::Bytes>) -> NewEntry {
     NewEntry {
         value: value.into(),
         content_type: "text/plain".to_owned(),
+        secret: false,
     }
 }
 
@@ -143,6 +144,7 @@ async fn the_largest_value_fits_beside_the_longest_names() {
         let value = NewEntry {
             value: largest.clone().into(),
             content_type: "c".repeat(128),
+            secret: false,
         };
         store
             .write(&subject, &name, value, Conditions::default())

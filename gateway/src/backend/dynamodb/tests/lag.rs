@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::proxy::{Proxy, answered};
 use super::{At, Server};
+use crate::backend::aws::stand_in::proxy::{Proxy, answered};
 use crate::backend::conformance::keeps_every_promise;
 
 /// How far behind.

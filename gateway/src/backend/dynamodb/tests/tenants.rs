@@ -3,20 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::http::{Response, StatusCode};
+use axum::http::StatusCode;
 use serde_json::Value;
 
-use super::proxy::{Call, Proxy, answered};
 use super::{At, Server};
+use crate::backend::aws::stand_in::proxy::{Call, Proxy, answered};
+use crate::backend::aws::stand_in::sts::{ROLE, session, tenant_of};
 use crate::backend::conformance::{keeps_every_promise, names};
 use crate::backend::dynamodb::item::Path;
 use crate::backend::dynamodb::partition::Partition;
 use crate::backend::{Access, Backend, BackendError, Conditions, NewEntry};
 use crate::identity::VerifiedTenant;
 use crate::settings::Permission;
-
-const ROLE: &str = "arn:aws:iam::123456789012:role/tagway-tenant";
 
 /// STS and DynamoDB with the policy of the role: a session's key is `of-<tenant>-<time of expiry>`, and it opens the items of
 /// that tenant, and what all tenants read for reading. The gateway's own key opens what all tenants read, and nothing else.
@@ -28,7 +26,7 @@ async fn guarded(upstream: &str, lifetime: std::time::Duration) -> Proxy {
         let reads = matches!(call.operation.as_str(), "GetItem" | "BatchGetItem" | "Query");
         let mut touched = BTreeSet::new();
         partition_keys(&call.body, &mut touched);
-        let allowed = match call.access_key.strip_prefix("of-") {
+        let allowed = match tenant_of(call) {
             None => BTreeSet::from(["SHARED".to_owned()]),
             Some(tenant) => {
                 let mut allowed = BTreeSet::from([format!("TENANT#{tenant}")]);
@@ -46,34 +44,6 @@ async fn guarded(upstream: &str, lifetime: std::time::Duration) -> Proxy {
         })
     })
     .await
-}
-
-fn session(call: &Call, lifetime: std::time::Duration) -> Response<Body> {
-    let form = call.body.as_str().unwrap();
-    let field = |name: &str| {
-        let value = form
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-        value.map(ToOwned::to_owned)
-    };
-    assert_eq!(call.access_key, "test", "the gateway's own credentials assume the role");
-    assert!(field("RoleArn").unwrap().ends_with("tagway-tenant"));
-    assert_eq!(field("Tags.member.1.Key").unwrap(), "TenantId");
-    assert_eq!(field("Tags.member.2.Key"), None);
-    let tenant = field("Tags.member.1.Value").unwrap();
-    assert_eq!(field("RoleSessionName").unwrap(), format!("tagway-{tenant}"));
-    let expiry = humantime::format_rfc3339_seconds(crate::clock::Clock::system().now() + lifetime);
-    let body = format!(
-        "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><AssumedRoleUser>\
-         <AssumedRoleId>AROA:x</AssumedRoleId><Arn>arn:aws:sts::123456789012:assumed-role/tagway-tenant/x</Arn>\
-         </AssumedRoleUser><Credentials><AccessKeyId>of-{tenant}</AccessKeyId><SecretAccessKey>secret</SecretAccessKey>\
-         <SessionToken>token</SessionToken><Expiration>{expiry}</Expiration></Credentials></AssumeRoleResult>\
-         </AssumeRoleResponse>"
-    );
-    Response::builder()
-        .header("content-type", "text/xml")
-        .body(body.into())
-        .unwrap()
 }
 
 /// Every partition key that a request names, wherever in it.
@@ -120,6 +90,7 @@ async fn another_tenants_items_do_not_open() {
     let entry = NewEntry {
         value: "secret".into(),
         content_type: "text/plain".to_owned(),
+        secret: false,
     };
     store
         .write(&globex, &theirs, entry.clone(), Conditions::default())

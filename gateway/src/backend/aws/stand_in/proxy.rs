@@ -12,21 +12,21 @@ use tokio::net::TcpListener;
 
 /// One call, as the endpoint sees it.
 #[derive(Debug, Clone)]
-pub(super) struct Call {
+pub(in crate::backend) struct Call {
     /// As in `GetItem`, or `AssumeRole`.
-    pub(super) operation: String,
+    pub(in crate::backend) operation: String,
     /// What was asked. A string for STS, which takes forms.
-    pub(super) body: Value,
+    pub(in crate::backend) body: Value,
     /// Whose signature it carries.
-    pub(super) access_key: String,
+    pub(in crate::backend) access_key: String,
     /// Bytes of the answer.
-    pub(super) answer: usize,
+    pub(in crate::backend) answer: usize,
 }
 
 type Judge = dyn Fn(&Call) -> Option<Response<Body>> + Send + Sync;
 
 /// A proxy that runs until this is dropped.
-pub(super) struct Proxy {
+pub(in crate::backend) struct Proxy {
     address: SocketAddr,
     calls: Arc<Mutex<Vec<Call>>>,
     serving: tokio::task::JoinHandle<()>,
@@ -42,7 +42,7 @@ struct Relay {
 
 impl Proxy {
     /// In front of `upstream`. What `judge` answers does not reach it.
-    pub(super) async fn start(
+    pub(in crate::backend) async fn start(
         upstream: &str,
         judge: impl Fn(&Call) -> Option<Response<Body>> + Send + Sync + 'static,
     ) -> Self {
@@ -64,12 +64,12 @@ impl Proxy {
         }
     }
 
-    pub(super) fn endpoint(&self) -> String {
+    pub(in crate::backend) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// The calls since this was asked last.
-    pub(super) fn take(&self) -> Vec<Call> {
+    pub(in crate::backend) fn take(&self) -> Vec<Call> {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
 }
@@ -114,7 +114,7 @@ async fn pass(State(relay): State<Relay>, headers: HeaderMap, body: Bytes) -> Re
 }
 
 /// An answer as DynamoDB gives it.
-pub(super) fn answered(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+pub(in crate::backend) fn answered(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
     let answer = Response::builder()
         .status(status)
         .header("content-type", "application/x-amz-json-1.0");

@@ -1,0 +1,189 @@
+//! Lists. Parameter Store gives ten parameters a call, in no order: so a list is gathered whole, within a bound, and its
+//! pages are cut from that. It is kept for those who go on to the next page, and not for who begins a new list.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use tokio::time::Instant;
+
+use super::calls::{Calls, Repeat};
+use super::{parameter, path};
+use crate::backend::{Access, BackendError, Entry, Page, PageRequest};
+use crate::identity::VerifiedTenant;
+use crate::key::Name;
+
+/// Most parameters of one answer (API reference, `GetParametersByPath`).
+const RESULTS: i32 = 10;
+/// How long a list is kept for who goes on.
+const KEPT: Duration = Duration::from_secs(30);
+/// Most bytes that are kept for them, of all tenants together.
+const KEPT_BYTES: u64 = 32 << 20;
+/// Of an entry, besides its value and its name.
+const PER_ENTRY_BYTES: usize = 256;
+
+/// Gathers lists.
+pub(super) struct Lists {
+    calls: Arc<Calls>,
+    /// Most names of one.
+    most: usize,
+    /// By path.
+    kept: Cache<String, Arc<Gathered>, Bytes>,
+    /// Writes by this gateway, begun and done.
+    writes: AtomicU64,
+}
+
+/// All that stood under a path.
+struct Gathered {
+    at: Instant,
+    entries: BTreeMap<Name, Entry>,
+}
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<String, Arc<Gathered>> for Bytes {
+    fn weight(&self, path: &String, gathered: &Arc<Gathered>) -> u64 {
+        let entry = |(name, entry): (&Name, &Entry)| PER_ENTRY_BYTES + name.as_str().len() + entry.value.len();
+        let bytes = path.len() + PER_ENTRY_BYTES + gathered.entries.iter().map(entry).sum::<usize>();
+        bytes as u64
+    }
+}
+
+impl Lists {
+    pub(super) fn new(calls: Arc<Calls>, most: usize) -> Self {
+        Self {
+            calls,
+            most,
+            // Some paths of average size. What is larger takes the room of several.
+            kept: Cache::with_weighter(1024, KEPT_BYTES, Bytes),
+            writes: AtomicU64::new(0),
+        }
+    }
+
+    /// A page of what stands in a folder.
+    pub(super) async fn page(
+        &self,
+        tenant: &VerifiedTenant,
+        folder: &str,
+        request: &PageRequest<'_>,
+    ) -> Result<Page, BackendError> {
+        // No further up than what is asked for.
+        let within = request.prefix.rsplit_once('/').map_or("", |(within, _)| within);
+        let under = if within.is_empty() {
+            folder.to_owned()
+        } else {
+            format!("{folder}/{within}")
+        };
+        if path::levels(&under) >= path::LEVELS {
+            return Ok(Page::default());
+        }
+        let kept = self.kept.get(&under).filter(|kept| kept.at.elapsed() < KEPT);
+        let gathered = match kept {
+            Some(kept) if !request.after.is_empty() => kept,
+            _ => self.gather(tenant, folder, &under, request).await?,
+        };
+        Ok(gathered.page(request))
+    }
+
+    /// A write of this gateway, which is under way until what this returns is dropped. What was gathered before it or
+    /// meanwhile is not what stands.
+    pub(super) fn change<'l>(&'l self, parameter: &'l str) -> Change<'l> {
+        let change = Change { lists: self, parameter };
+        change.forget();
+        change
+    }
+
+    async fn gather(
+        &self,
+        tenant: &VerifiedTenant,
+        folder: &str,
+        under: &str,
+        request: &PageRequest<'_>,
+    ) -> Result<Arc<Gathered>, BackendError> {
+        let writes = self.writes.load(Ordering::SeqCst);
+        let client = self.calls.aws().client(tenant, request.range.space(), Access::Read);
+        let client = client.await;
+        let mut gathered = Gathered {
+            at: Instant::now(),
+            entries: BTreeMap::new(),
+        };
+        let mut next = None;
+        loop {
+            let send = || {
+                let call = client.get_parameters_by_path().path(under).recursive(true);
+                let call = call.with_decryption(true).max_results(RESULTS);
+                call.set_next_token(next.clone()).send()
+            };
+            let answer = self.calls.call(tenant, Repeat::Always, send).await;
+            let answer = answer.map_err(|error| self.calls.failed("GetParametersByPath", &error))?;
+            for parameter in answer.parameters() {
+                let name = parameter
+                    .name()
+                    .and_then(|name| name.strip_prefix(folder)?.strip_prefix('/'));
+                // What somebody put there under a name that no key has, no read finds.
+                let Some(name) = name.and_then(|name| name.parse().ok()) else {
+                    continue;
+                };
+                gathered.entries.insert(name, parameter::entry(parameter)?);
+            }
+            if gathered.entries.len() > self.most {
+                return Err(BackendError::TooManyNames(self.most));
+            }
+            next = answer.next_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                break;
+            }
+        }
+        let gathered = Arc::new(gathered);
+        if writes == self.writes.load(Ordering::SeqCst) {
+            self.kept.insert(under.to_owned(), Arc::clone(&gathered));
+        }
+        Ok(gathered)
+    }
+}
+
+/// A write that is under way.
+pub(super) struct Change<'l> {
+    lists: &'l Lists,
+    parameter: &'l str,
+}
+
+impl Change<'_> {
+    fn forget(&self) {
+        self.lists.writes.fetch_add(1, Ordering::SeqCst);
+        for (end, _) in self.parameter.match_indices('/') {
+            self.lists.kept.remove(&self.parameter[..end]);
+        }
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+impl Gathered {
+    fn page(&self, request: &PageRequest<'_>) -> Page {
+        let mut page = Page::default();
+        let mut together = 0;
+        let asked = |name: &str| name.starts_with(request.prefix) && name > request.after;
+        for (name, entry) in self.entries.iter().filter(|(name, _)| asked(name.as_str())) {
+            if page.entries.len() == request.entries || together >= request.bytes {
+                page.more = true;
+                break;
+            }
+            let mut entry = entry.clone();
+            if request.keys_only {
+                entry.value.clear();
+            }
+            together += entry.value.len();
+            page.entries.push((name.clone(), entry));
+        }
+        page
+    }
+}
