@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+pub(crate) mod walk;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
