@@ -275,6 +275,7 @@ pub fn at_aws(id: &str, backend: &BackendSettings, tenants: u32) -> AwsSettings 
         id: id.into(),
         region: backend.region.clone(),
         endpoint_url: backend.endpoint_url.clone(),
+        sts_endpoint_url: backend.sts_endpoint_url.clone(),
         tenant_role: backend.tenant_role.clone(),
         timeout: backend.timeout(),
         in_flight: backend.in_flight(),

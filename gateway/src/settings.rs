@@ -144,13 +144,15 @@ pub struct BackendSettings {
     history: Option<u32>,
     /// `dynamodb`: the table.
     pub table: Option<String>,
-    /// `dynamodb`: how long a version is kept after it was written; for ever, if it does not say. What stands is kept.
+    /// `dynamodb`: how long a version is kept after another took its place; for ever, if it does not say.
     #[serde(default, with = "humantime_serde")]
     pub history_ttl: Option<Duration>,
     /// Stores at AWS: where. What AWS's own tools would take, if it does not say.
     pub region: Option<String>,
     /// Stores at AWS: a server of another address.
     pub endpoint_url: Option<String>,
+    /// Stores at AWS: an STS of another address, for `tenant_role`.
+    pub sts_endpoint_url: Option<String>,
     /// Stores at AWS: the ARN of a role that is assumed for each tenant, with the session tag `TenantId`.
     pub tenant_role: Option<String>,
     #[serde(default, with = "humantime_serde")]

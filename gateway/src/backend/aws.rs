@@ -21,7 +21,10 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_dynamodb::config::retry::RetryPartition;
+use aws_sdk_dynamodb::config::{RuntimeComponents, SharedHttpClient};
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::{Builder, Connector, tls};
 use futures_util::future::BoxFuture;
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
@@ -56,6 +59,8 @@ pub struct AwsSettings {
     pub region: Option<String>,
     /// A server of another address.
     pub endpoint_url: Option<String>,
+    /// Of STS, likewise.
+    pub sts_endpoint_url: Option<String>,
     /// The ARN of a role that is assumed for each tenant, with the session tag `TenantId`.
     pub tenant_role: Option<String>,
     /// Of one operation, its calls and their retries included.
@@ -86,6 +91,7 @@ impl AwsSettings {
         let mut loader = aws_config::defaults(BEHAVIOR())
             .timeout_config(timeouts.build())
             .retry_config(retries)
+            .http_client(connections())
             .identity_cache(IdentityCache::lazy().buffer_time(RENEWED_BEFORE).build());
         if let Some(region) = &self.region {
             loader = loader.region(Region::new(region.clone()));
@@ -100,6 +106,18 @@ impl AwsSettings {
             Err(NoRegion)
         }
     }
+}
+
+/// One pool of connections. Clients have one each if they are not given one, and each tenant has a client.
+fn connections() -> SharedHttpClient {
+    Builder::new().build_with_connector_fn(|settings, components| {
+        let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
+        let mut connector = Connector::builder().tls_provider(tls);
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        connector.set_proxy_config(Some(ProxyConfig::from_env()));
+        connector.build()
+    })
 }
 
 /// The way to one service at AWS. `C` is its client.
@@ -154,8 +172,11 @@ impl<C: Clone> Aws<C> {
     async fn session(&self, tenant: &TenantId, role: &str) -> C {
         let mut name = format!("tagway-{tenant}");
         name.truncate(SESSION_NAME);
+        let mut sts = self.config.to_builder();
+        // Not where the store is.
+        sts.set_endpoint_url(self.settings.sts_endpoint_url.clone());
         let provider = AssumeRoleProvider::builder(role)
-            .configure(&self.config)
+            .configure(&sts.build())
             .session_name(name)
             .tags([(TENANT_TAG, tenant.as_str())])
             .build()

@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryPartition;
+use tokio::sync::Semaphore;
 
 use super::aws::failure::Unreadable;
 use super::aws::{Aws, AwsSettings, NoRegion};
@@ -41,6 +42,11 @@ const ITEM_BYTES: u32 = 400 << 10;
 /// What an item needs besides its value, where tenant, namespace, tag, name, content type and writer are as long as can be.
 const AROUND_BYTES: u32 = 4 << 10;
 
+/// Reads of many items at once. DynamoDB answers each with up to 16 MB, whatever there is room for.
+const BATCHES: usize = 8;
+/// When another try may find what this one did not.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// What it can do.
 pub const CAPABILITIES: Capabilities = Capabilities {
     max_value_bytes: ITEM_BYTES - AROUND_BYTES,
@@ -58,12 +64,13 @@ pub struct DynamoDb {
     aws: Aws<Client>,
     table: Arc<str>,
     history_ttl: Option<Duration>,
+    batches: Semaphore,
     clock: Clock,
 }
 
 impl DynamoDb {
-    /// Prepares it; nobody is asked yet. Of each key an earlier version is kept for `history_ttl` after it was written,
-    /// or for ever.
+    /// Prepares it; nobody is asked yet. Of each key an earlier version is kept for `history_ttl` after another took its
+    /// place, or for ever.
     pub async fn open(
         settings: AwsSettings,
         table: &str,
@@ -84,7 +91,17 @@ impl DynamoDb {
             aws,
             table: table.into(),
             history_ttl,
+            batches: Semaphore::new(BATCHES),
             clock,
+        }
+    }
+
+    /// It does not get to it.
+    fn busy(&self, operation: &str, why: &str) -> BackendError {
+        let id = &self.aws.settings().id;
+        BackendError::Busy {
+            problem: format!("backends.{id}: {operation}: {why}"),
+            retry: RETRY,
         }
     }
 
@@ -158,7 +175,10 @@ impl Backend for DynamoDb {
         names: &[&PhysicalName],
         bytes: usize,
     ) -> Vec<Result<ReadMany, BackendError>> {
+        // It is never closed. Held until what was read is let go.
+        let mut room = None;
         let read = async {
+            room = Some(self.batches.acquire().await);
             let mut keys = HashMap::new();
             let mut client = None;
             for name in names {

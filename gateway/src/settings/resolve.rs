@@ -82,6 +82,7 @@ const KEYS: &[(&str, &[BackendKind])] = &[
     ("list_names", &[BackendKind::Ssm]),
     ("region", AT_AWS),
     ("endpoint_url", AT_AWS),
+    ("sts_endpoint_url", AT_AWS),
     ("tenant_role", AT_AWS),
     ("timeout", AT_AWS),
     ("in_flight", AT_AWS),
@@ -265,6 +266,11 @@ impl Check<'_, '_> {
         self.require(
             backend.endpoint_url.as_deref().is_none_or(is_confidential),
             &key("endpoint_url"),
+            "https://, or http:// on loopback",
+        );
+        self.require(
+            backend.sts_endpoint_url.as_deref().is_none_or(is_confidential),
+            &key("sts_endpoint_url"),
             "https://, or http:// on loopback",
         );
         self.require(

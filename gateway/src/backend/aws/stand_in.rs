@@ -63,6 +63,7 @@ impl At {
             id: "hot".into(),
             region: Some("eu-west-1".to_owned()),
             endpoint_url: Some(endpoint.to_owned()),
+            sts_endpoint_url: Some(endpoint.to_owned()),
             tenant_role: None,
             // Machines that test are busy.
             timeout: Duration::from_secs(20),

@@ -193,9 +193,9 @@ pub(super) fn key(item: &Item) -> Option<(String, String)> {
     Some((text(item, PK)?.to_owned(), text(item, SK)?.to_owned()))
 }
 
-/// Whether it is the end of a life.
-pub(super) fn is_deleted(item: &Item) -> bool {
-    item.get(DELETED).is_some_and(|deleted| deleted.as_bool() == Ok(&true))
+/// Whether it is more than the end of a life, or than a record of what had none. For items that were read whole.
+pub(super) fn holds_a_value(item: &Item) -> bool {
+    item.contains_key(VALUE)
 }
 
 pub(super) fn etag(item: &Item) -> Result<Etag, BackendError> {

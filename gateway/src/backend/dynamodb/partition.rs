@@ -19,6 +19,9 @@ pub(super) const BATCH: usize = 100;
 /// Waits before what DynamoDB left out is asked for again, and before a transaction that met another is tried again.
 pub(super) const WAITS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
+/// How often something is tried for which there is no room. The SDK does not try it again: to it that is an answer.
+pub(super) const THROTTLED: usize = 4;
+
 /// Where a call works.
 pub(super) struct Partition<'s> {
     pub(super) store: &'s DynamoDb,
@@ -90,7 +93,7 @@ impl DynamoDb {
     ) -> Result<(Vec<Item>, Vec<Item>), BackendError> {
         let mut found = Vec::new();
         let mut together = 0;
-        let mut waits = backoff(WAITS);
+        let mut waits = backoff(WAITS).enumerate();
         while !keys.is_empty() && together < bytes {
             let rest = keys.split_off(keys.len().min(BATCH));
             let asked = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true);
@@ -98,14 +101,24 @@ impl DynamoDb {
             let call = client.batch_get_item().request_items(&*self.table, asked);
             let answer = self.aws.call("BatchGetItem", Box::pin(call.send())).await?;
             let items = answer.responses.into_iter().flat_map(HashMap::into_values).flatten();
+            let mut answered = false;
             for item in items {
+                answered = true;
                 together += item.values().map(size).sum::<usize>();
                 found.push(item);
             }
             let left_out = answer.unprocessed_keys.into_iter().flat_map(HashMap::into_values);
             keys = left_out.flat_map(|left_out| left_out.keys).collect();
             if !keys.is_empty() && together < bytes {
-                tokio::time::sleep(waits.next().unwrap_or(WAITS.1)).await;
+                match waits.next() {
+                    Some((round, wait)) if round < THROTTLED || answered => tokio::time::sleep(wait).await,
+                    _ => {
+                        return Err(self.busy(
+                            "BatchGetItem",
+                            "it has no room for more reads: raise its capacity, or look for a busy tenant",
+                        ));
+                    }
+                }
             }
             keys.extend(rest);
         }

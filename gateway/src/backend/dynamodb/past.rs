@@ -58,6 +58,9 @@ impl<'p> States<'p> {
     }
 }
 
+/// Most lives that are looked through for a version: a key that was created and deleted more often costs no more.
+const LIVES: usize = 100;
+
 impl Partition<'_> {
     /// The newest state of a range, however it ended.
     pub(super) async fn newest(&self, keys: &SortKeys) -> Result<Option<Item>, BackendError> {
@@ -81,10 +84,13 @@ impl Partition<'_> {
                 return Ok(Some(current));
             }
         }
-        loop {
-            if let Some(Etag { life, .. }) = newest {
+        for _ in 0..LIVES {
+            // The life's last state tells how many it had.
+            if let Some(Etag { life, version: last }) = newest
+                && version <= last
+            {
                 let found = self.get(&path.state(Etag { life, version }), &[]).await?;
-                if let Some(found) = found.filter(|found| !item::is_deleted(found)) {
+                if let Some(found) = found.filter(item::holds_a_value) {
                     return item::entry(found).map(Some);
                 }
             }
@@ -97,6 +103,7 @@ impl Partition<'_> {
             };
             newest = Some(item::etag(&last)?);
         }
+        Ok(None)
     }
 
     /// A page of the states that were not deletions, the newest first.
@@ -109,20 +116,26 @@ impl Partition<'_> {
     ) -> Result<HistoryPage, BackendError> {
         let mut page = HistoryPage::default();
         let mut together = 0;
-        let is_first = after.is_none();
+        // First, so that what is written meanwhile comes with the records.
+        let standing = match after {
+            None => self.standing(path).await?,
+            Some(_) => None,
+        };
+        let mut shown = None;
         let keys = after.map_or_else(|| path.past(), |Position(after)| path.before(after));
         let mut states = States::begin(self, keys, entries + 1).await?;
-        if is_first && let Some(standing) = self.standing(path).await? {
+        if standing.is_some() {
             let newest = states.read.front().map(item::etag).transpose()?;
-            if newest.is_none_or(|newest| newest < standing) {
-                // It has outlived its record, or was written since.
+            if newest != standing {
+                // It has no record, or was written since, or by a gateway whose clock is behind. It comes first.
                 let current = self.get(&path.current(), &[]).await?.map(item::entry).transpose()?;
                 together += current.as_ref().map_or(0, |current| current.value.len());
+                shown = current.as_ref().map(|current| current.etag);
                 page.entries.extend(current);
             }
         }
         while let Some(state) = states.next().await? {
-            if item::is_deleted(&state) {
+            if !item::holds_a_value(&state) || Some(item::etag(&state)?) == shown {
                 continue;
             }
             let entry = item::entry(state)?;

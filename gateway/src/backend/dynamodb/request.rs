@@ -37,7 +37,8 @@ pub(super) enum Seen {
     Another,
 }
 
-/// Where a request is remembered. An id is unique within its tenant, also where what all tenants read is written.
+/// Where a request is remembered: beside what it changed, for a transaction has one set of credentials. An id is unique within
+/// its tenant, but what the tenant owns and what all tenants read are remembered apart.
 pub(super) fn sort_key(tenant: &VerifiedTenant, once: &Once) -> String {
     format!("REQUEST#{}/{}", tenant.id(), once.id)
 }

@@ -12,8 +12,10 @@ use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, PointInTimeRecoverySpecification,
     PointInTimeRecoveryStatus, ScalarAttributeType, SseSpecification, SseStatus, StreamSpecification, StreamViewType,
-    TableDescription, TimeToLiveSpecification, TimeToLiveStatus,
+    TableDescription, TimeToLiveDescription, TimeToLiveSpecification, TimeToLiveStatus,
 };
+
+use tokio::time::Instant;
 
 use super::item::{EXPIRES_AT, PK, SK};
 use crate::backend::aws::failure;
@@ -23,6 +25,9 @@ use crate::backend::{AwsSettings, NoRegion};
 const WAIT: Duration = Duration::from_mins(5);
 /// Longest wait for an answer to one call.
 const CALL: Duration = Duration::from_secs(30);
+
+/// Wait before a new table is asked again to keep backups.
+const BACKUPS: Duration = Duration::from_secs(5);
 
 /// One thing that a table lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,19 @@ pub enum ProvisionError {
     /// It is somebody else's.
     #[error("table {0} has other keys than pk (S, HASH) and sk (S, RANGE): it is not one of this gateway's")]
     Another(String),
+    /// It has a stream that others read, with less in it than this gateway needs.
+    #[error(
+        "table {0} has a stream of {1}, and this gateway needs NEW_AND_OLD_IMAGES: a stream cannot be changed, so see who \
+         reads it, disable it, and run this again"
+    )]
+    Stream(String, String),
+    /// It has items expire by another attribute.
+    #[error(
+        "table {0} has items expire by {1}, and this gateway's by {ttl}: a table has one such attribute, so see whether \
+         it is needed, disable it, and run this again",
+        ttl = EXPIRES_AT
+    )]
+    TimeToLive(String, String),
     /// AWS did not do it.
     #[error("{0}")]
     Aws(String),
@@ -116,7 +134,11 @@ impl Table {
             return Err(ProvisionError::Another(self.name.clone()));
         }
         let stream = table.stream_specification().filter(|stream| stream.stream_enabled());
-        let both = stream.and_then(|stream| stream.stream_view_type()) == Some(&StreamViewType::NewAndOldImages);
+        let both = match stream.and_then(|stream| stream.stream_view_type()) {
+            None => false,
+            Some(StreamViewType::NewAndOldImages) => true,
+            Some(other) => return Err(ProvisionError::Stream(self.name.clone(), other.to_string())),
+        };
         let encrypted = table.sse_description().and_then(|sse| sse.status()).cloned();
         let backups = self
             .client
@@ -135,10 +157,14 @@ impl Table {
             .table_name(&self.name)
             .send()
             .await?;
-        let ttl = ttl
-            .time_to_live_description
-            .filter(|ttl| ttl.attribute_name() == Some(EXPIRES_AT))
-            .and_then(|ttl| ttl.time_to_live_status);
+        let ttl = ttl.time_to_live_description.filter(|ttl| {
+            let status = ttl.time_to_live_status();
+            matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling))
+        });
+        let attribute = ttl.as_ref().and_then(TimeToLiveDescription::attribute_name);
+        if let Some(another) = attribute.filter(|attribute| *attribute != EXPIRES_AT) {
+            return Err(ProvisionError::TimeToLive(self.name.clone(), another.to_owned()));
+        }
         let has = [
             (Step::Stream, both),
             (
@@ -156,10 +182,7 @@ impl Table {
                 Step::PointInTimeRecovery,
                 recovery == Some(PointInTimeRecoveryStatus::Enabled),
             ),
-            (
-                Step::TimeToLive,
-                matches!(ttl, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)),
-            ),
+            (Step::TimeToLive, ttl.is_some()),
         ];
         let lacks = has.into_iter().filter(|(_, has)| !has);
         Ok(lacks.map(|(step, _)| step).collect())
@@ -183,9 +206,22 @@ impl Table {
             }
             Step::PointInTimeRecovery => {
                 let recovery = PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true);
-                let update = self.client.update_continuous_backups().table_name(&self.name);
-                let update = update.point_in_time_recovery_specification(recovery.build()?);
-                update.send().await?;
+                let recovery = recovery.build()?;
+                let last = Instant::now() + WAIT;
+                loop {
+                    let update = self.client.update_continuous_backups().table_name(&self.name);
+                    let update = update.point_in_time_recovery_specification(recovery.clone());
+                    match update.send().await {
+                        // A new table is not ready for it at once.
+                        Err(error)
+                            if error.code() == Some("ContinuousBackupsUnavailableException")
+                                && Instant::now() < last =>
+                        {
+                            tokio::time::sleep(BACKUPS).await;
+                        }
+                        updated => break drop(updated?),
+                    }
+                }
             }
             Step::TimeToLive => {
                 let ttl = TimeToLiveSpecification::builder()

@@ -7,12 +7,13 @@
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::builders::PutBuilder;
-use aws_sdk_dynamodb::types::{ConditionCheck, Delete, Put, TransactWriteItem};
+use aws_sdk_dynamodb::types::{AttributeValue, ConditionCheck, Delete, Put, TransactWriteItem, Update};
 use bytes::Bytes;
+use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::item::{self, EXPIRES_AT, Item, LIFE, PK, Path, REQUEST_ID, SK, STATE, VERSION, number, string, to_micros};
-use super::partition::{Partition, WAITS, built};
+use super::partition::{Partition, THROTTLED, WAITS, built};
 use super::request::{self, Outcome, Seen};
 use crate::backend::{BackendError, Conditions, Entry, NewEntry, Once, Precondition, WriteError};
 use crate::clock::backoff;
@@ -33,9 +34,15 @@ enum Transaction {
     Done,
     /// A condition does not hold.
     Refused,
-    /// It met another, or there was no room for it at that moment.
+    /// It met another.
     Conflict,
+    /// There was no room for it at that moment.
+    Throttled,
 }
+
+const TRANSACTION: &str = "TransactWriteItems";
+const FASTER: &str = "other writers of this key were faster, again and again";
+const NO_ROOM: &str = "it has no room for more writes: raise its capacity, or look for a busy tenant";
 
 /// What is compared before anything changes.
 const IS_ABSENT: &str = "attribute_not_exists(#pk)";
@@ -57,6 +64,9 @@ impl Partition<'_> {
             |once| once.id.to_string(),
         );
         let mut waits = backoff(WAITS);
+        let mut throttled = 0;
+        // Soon enough to say why.
+        let last = Instant::now() + self.store.aws.settings().timeout * 3 / 4;
         loop {
             let follows = match precondition {
                 Precondition::Match(etag) => Some(etag),
@@ -82,6 +92,13 @@ impl Partition<'_> {
                         answer => return answer,
                     }
                 }
+                Transaction::Conflict if Instant::now() > last => {
+                    return Err(self.store.busy(TRANSACTION, FASTER).into());
+                }
+                Transaction::Throttled if throttled == THROTTLED => {
+                    return Err(self.store.busy(TRANSACTION, NO_ROOM).into());
+                }
+                Transaction::Throttled => throttled += 1,
                 Transaction::Conflict => {}
             }
             tokio::time::sleep(waits.next().unwrap_or(WAITS.1)).await;
@@ -113,14 +130,18 @@ impl Partition<'_> {
         change: &'a Change,
         follows: Option<Etag>,
         mark: &'a str,
-    ) -> Result<Attempt<'a>, BackendError> {
+    ) -> Result<Attempt<'a>, WriteError> {
         let now = to_micros(self.store.clock.now());
         let etag = match (follows, change) {
             (None, Change::Delete { .. }) => None,
-            (Some(Etag { life, version }), _) => Some(Etag {
-                life,
-                version: version + 1,
-            }),
+            (Some(Etag { life, version }), _) => {
+                // An etag that a caller made up may have no successor. Then it is none of ours either.
+                let version = version.checked_add(1);
+                Some(Etag {
+                    life,
+                    version: version.ok_or(WriteError::PreconditionFailed)?,
+                })
+            }
             (None, Change::Put(_)) => {
                 // Lives of one key follow each other, also where the clock was set back between them.
                 let before = self.newest(&path.past()).await?;
@@ -172,7 +193,14 @@ impl Partition<'_> {
         if let Some(state) = &attempt.state {
             let mut item = item::state(state, attempt.value(), attempt.mark);
             if let Some(kept) = self.store.history_ttl {
-                item.insert(EXPIRES_AT.to_owned(), number(now + kept.as_secs()));
+                let over = number(now + kept.as_secs());
+                if let Some(follows) = attempt.follows {
+                    steps.push(self.ends(path, follows, &over)?);
+                }
+                // Nothing follows the end of a life.
+                if attempt.value().is_none() {
+                    item.insert(EXPIRES_AT.to_owned(), over);
+                }
             }
             steps.push(step(self.put(path.state(state.etag), item))?);
         }
@@ -186,12 +214,21 @@ impl Partition<'_> {
                 .expression_attribute_values(":now", number(now));
             steps.push(step(put)?);
         }
-        // The SDK gives each of these calls a token of its own, under which DynamoDB does its retries once.
-        let call = self.client.transact_write_items().set_transact_items(Some(steps));
-        match self.store.aws.send(Box::pin(call.send())).await {
-            Ok(_) => Ok(Transaction::Done),
-            Err(error) => met(&error).ok_or_else(|| self.store.aws.failed("TransactWriteItems", &error)),
+        // Under one token it is done once, however often it is sent.
+        let token = Ulid::from_datetime(self.store.clock.now()).to_string();
+        for wait in backoff(WAITS) {
+            let call = self.client.transact_write_items().client_request_token(&token);
+            let call = call.set_transact_items(Some(steps.clone()));
+            let Err(error) = self.store.aws.send(Box::pin(call.send())).await else {
+                break;
+            };
+            // What becomes of it, an answer under the same token tells, and nothing else.
+            if !is_under_way(&error) {
+                return met(&error).ok_or_else(|| self.store.aws.failed(TRANSACTION, &error));
+            }
+            tokio::time::sleep(wait).await;
         }
+        Ok(Transaction::Done)
     }
 
     /// The step that changes what stands, or makes sure that nothing does.
@@ -239,6 +276,26 @@ impl Partition<'_> {
         }
     }
 
+    /// The step that has the record of a state expire, now that another follows it. Of one that somebody wrote beside the
+    /// gateway there is no record: it gets one, in which there is nothing, and which expires too.
+    fn ends(&self, path: Path<'_>, state: Etag, over: &AttributeValue) -> Result<TransactWriteItem, BackendError> {
+        let update = Update::builder()
+            .table_name(&*self.store.table)
+            .set_key(Some(self.key(&path.state(state))))
+            .update_expression(
+                "SET #expires_at = :over, #life = if_not_exists(#life, :life), #version = if_not_exists(#version, \
+                 :version)",
+            )
+            .expression_attribute_names("#expires_at", EXPIRES_AT)
+            .expression_attribute_names("#life", LIFE)
+            .expression_attribute_names("#version", VERSION)
+            .expression_attribute_values(":over", over.clone())
+            .expression_attribute_values(":life", string(state.life.0.to_string()))
+            .expression_attribute_values(":version", number(state.version));
+        let update = built(update.build())?;
+        Ok(TransactWriteItem::builder().update(update).build())
+    }
+
     fn put(&self, sk: String, mut item: Item) -> PutBuilder {
         item.insert(PK.to_owned(), string(&self.pk));
         item.insert(SK.to_owned(), string(sk));
@@ -279,25 +336,32 @@ impl Attempt<'_> {
     }
 }
 
+/// Whether an earlier call under the same token still is.
+fn is_under_way(error: &SdkError<TransactWriteItemsError>) -> bool {
+    let error = error.as_service_error();
+    error.is_some_and(TransactWriteItemsError::is_transaction_in_progress_exception)
+}
+
 /// Why a transaction was cancelled, if that is all that happened to it.
 fn met(error: &SdkError<TransactWriteItemsError>) -> Option<Transaction> {
-    let cancelled = match error.as_service_error()? {
-        TransactWriteItemsError::TransactionCanceledException(cancelled) => cancelled,
-        TransactWriteItemsError::TransactionInProgressException(_) => return Some(Transaction::Conflict),
-        _ => return None,
+    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error.as_service_error()? else {
+        return None;
     };
-    let mut codes = cancelled
+    let codes = cancelled
         .cancellation_reasons()
         .iter()
         .filter_map(|reason| reason.code());
     if codes.clone().any(|code| code == "ConditionalCheckFailed") {
         return Some(Transaction::Refused);
     }
-    let passing = |code| {
-        matches!(
-            code,
-            "None" | "TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded"
-        )
-    };
-    codes.all(passing).then_some(Transaction::Conflict)
+    let mut ended = None;
+    for code in codes {
+        match code {
+            "None" => {}
+            "TransactionConflict" => ended = ended.or(Some(Transaction::Conflict)),
+            "ThrottlingError" | "ProvisionedThroughputExceeded" => ended = Some(Transaction::Throttled),
+            _ => return None,
+        }
+    }
+    ended
 }

@@ -1,11 +1,12 @@
 //! An endpoint in front of a server: it sees each call, and may answer it itself.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -29,6 +30,7 @@ type Judge = dyn Fn(&Call) -> Option<Response<Body>> + Send + Sync;
 pub(in crate::backend) struct Proxy {
     address: SocketAddr,
     calls: Arc<Mutex<Vec<Call>>>,
+    peers: Arc<Mutex<BTreeSet<SocketAddr>>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -37,6 +39,7 @@ struct Relay {
     upstream: String,
     http: reqwest::Client,
     calls: Arc<Mutex<Vec<Call>>>,
+    peers: Arc<Mutex<BTreeSet<SocketAddr>>>,
     judge: Arc<Judge>,
 }
 
@@ -49,23 +52,32 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let calls = Arc::default();
+        let peers = Arc::default();
         let relay = Relay {
             upstream: upstream.to_owned(),
             http: reqwest::Client::new(),
             calls: Arc::clone(&calls),
+            peers: Arc::clone(&peers),
             judge: Arc::new(judge),
         };
         let routes = Router::new().fallback(pass).with_state(relay);
+        let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
         let serving = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         Self {
             address,
             calls,
+            peers,
             serving,
         }
     }
 
     pub(in crate::backend) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Connections that were ever used.
+    pub(in crate::backend) fn connections(&self) -> usize {
+        self.peers.lock().unwrap().len()
     }
 
     /// The calls since this was asked last.
@@ -80,7 +92,13 @@ impl Drop for Proxy {
     }
 }
 
-async fn pass(State(relay): State<Relay>, headers: HeaderMap, body: Bytes) -> Response<Body> {
+async fn pass(
+    State(relay): State<Relay>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    relay.peers.lock().unwrap().insert(peer);
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     let text = String::from_utf8(body.to_vec()).unwrap();
     let target = header("x-amz-target");

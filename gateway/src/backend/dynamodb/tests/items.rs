@@ -1,6 +1,6 @@
 //! What lies in the table, as another program sees it, and what does not fit into it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -12,7 +12,8 @@ use super::{At, Server};
 use crate::backend::aws::stand_in::proxy::{Proxy, answered};
 use crate::backend::conformance::names;
 use crate::backend::dynamodb::CAPABILITIES;
-use crate::backend::{Backend, Conditions, NewEntry, Once, ReadMany};
+use crate::backend::dynamodb::item::{Path, number, string};
+use crate::backend::{Backend, BackendError, Conditions, NewEntry, Once, Precondition, ReadMany, WriteError};
 use crate::clock::Clock;
 use crate::identity::VerifiedTenant;
 
@@ -155,50 +156,74 @@ async fn the_largest_value_fits_beside_the_longest_names() {
     }
 }
 
+/// A version that another followed is there for its time, however long it stood before; and one that follows a state which
+/// somebody wrote beside the gateway is written all the same.
 #[tokio::test]
 async fn history_goes_when_its_time_is_over_and_what_stands_does_not() {
-    let server = Server::roto();
-    let at = At::new(server.endpoint()).await;
-    at.provision().await;
-    let clock = Clock::standing_at(1_800_000_000);
-    let store = at.store_keeping(Some(Duration::from_hours(1)), &clock);
-    let acme = VerifiedTenant::for_tests("acme");
-    let [name, _] = names(&acme, "ns", "t_a");
-    for value in ["one", "two"] {
-        store
-            .write(&acme, &name, entry(value), Conditions::default())
-            .await
-            .unwrap();
-    }
-    let records = at
-        .client()
-        .scan()
-        .table_name(super::TABLE)
-        .send()
-        .await
-        .unwrap()
-        .items
-        .unwrap();
-    let mut expiring = 0;
-    for record in records {
-        let Some(expires) = record.get("expires_at") else {
-            continue;
+    for server in Server::both() {
+        let at = At::new(server.endpoint()).await;
+        at.provision().await;
+        let clock = Clock::standing_at(1_800_000_000);
+        let store = at.store_keeping(Some(Duration::from_hours(1)), &clock);
+        let acme = VerifiedTenant::for_tests("acme");
+        let [name, _] = names(&acme, "ns", "t_a");
+        let write = async |value: &str| {
+            let written = store.write(&acme, &name, entry(value.to_owned()), Conditions::default());
+            written.await.unwrap().etag
         };
-        assert_eq!(expires.as_n().unwrap(), "1800003600");
-        expiring += 1;
-        // As DynamoDB does, some time later.
-        let key = |name: &str| record[name].clone();
-        let delete = at.client().delete_item().table_name(super::TABLE);
-        delete.key("pk", key("pk")).key("sk", key("sk")).send().await.unwrap();
+        write("one").await;
+        clock.set(1_900_000_000);
+        let second = write("two").await;
+        // Another program's third version has no record.
+        let key = |sk: String| {
+            [("pk", "TENANT#acme".to_owned()), ("sk", sk)].map(|(key, value)| (key.to_owned(), string(value)))
+        };
+        let current = Path("ns/t_/a").current();
+        let put = at.client().put_item().table_name(super::TABLE);
+        let put = put.set_item(Some(key(current).into())).item("value", string("three"));
+        let put = put
+            .item("life", string(second.life.0.to_string()))
+            .item("version", number(3));
+        put.send().await.unwrap();
+        assert_eq!(write("four").await.version, 4);
+        let past = store.history(&acme, &name, "", 10, 1 << 20).await.unwrap();
+        let past: Vec<_> = past.entries.iter().map(|past| past.etag.version).collect();
+        assert_eq!(past, [4, 2, 1]);
+        assert_eq!(store.read_version(&acme, &name, 3).await.unwrap(), None);
+
+        let records = at
+            .client()
+            .scan()
+            .table_name(super::TABLE)
+            .send()
+            .await
+            .unwrap()
+            .items
+            .unwrap();
+        let mut expiring = 0;
+        for record in records {
+            let Some(expires) = record.get("expires_at") else {
+                continue;
+            };
+            assert_eq!(expires.as_n().unwrap(), "1900003600");
+            expiring += 1;
+            // As DynamoDB does, some time later.
+            let key = |name: &str| record[name].clone();
+            let delete = at.client().delete_item().table_name(super::TABLE);
+            delete.key("pk", key("pk")).key("sk", key("sk")).send().await.unwrap();
+        }
+        assert_eq!(
+            expiring, 2,
+            "what stands has no end, nor has what another program followed"
+        );
+        let past = store.history(&acme, &name, "", 10, 1 << 20).await.unwrap();
+        let past: Vec<_> = past.entries.iter().map(|past| past.etag.version).collect();
+        assert_eq!(past, [4, 2]);
+        assert_eq!(
+            store.read_version(&acme, &name, 4).await.unwrap().unwrap().value,
+            "four"
+        );
     }
-    assert_eq!(expiring, 2, "what stands has no end");
-    let past = store.history(&acme, &name, "", 10, 1 << 20).await.unwrap();
-    let [standing] = &past.entries[..] else {
-        panic!("{past:?}");
-    };
-    assert_eq!((standing.value.as_ref(), standing.etag.version), (&b"two"[..], 2));
-    assert_eq!(store.read_version(&acme, &name, 2).await.unwrap().unwrap().value, "two");
-    assert_eq!(store.read_version(&acme, &name, 1).await.unwrap(), None);
 }
 
 /// What one tenant's calls cost does not depend on how many others there are.
@@ -329,4 +354,91 @@ async fn what_a_batch_leaves_out_is_asked_for_again() {
         .map(|call| call.body["RequestItems"]["tagway"]["Keys"].as_array().unwrap().len())
         .collect();
     assert_eq!(asked, [100, 100, 100, 50]);
+}
+
+/// A transaction that is still under way when its call is sent again may be done or not: it is asked for under its own name
+/// until that is known.
+#[tokio::test]
+async fn what_is_under_way_is_not_done_again() {
+    let server = Server::roto();
+    At::new(server.endpoint()).await.provision().await;
+    let told = AtomicUsize::new(0);
+    let proxy = Proxy::start(server.endpoint(), move |call| {
+        let under_way = call.operation == "TransactWriteItems" && told.fetch_add(1, Ordering::Relaxed) % 7 < 6;
+        let body = r#"{"__type": "com.amazonaws.dynamodb.v20120810#TransactionInProgressException"}"#;
+        under_way.then(|| answered(StatusCode::BAD_REQUEST, body))
+    })
+    .await;
+    let store = At::new(&proxy.endpoint()).await.store();
+    let acme = VerifiedTenant::for_tests("acme");
+    let [name, _] = names(&acme, "ns", "t_a");
+    let written = store
+        .write(&acme, &name, entry("v"), Conditions::default())
+        .await
+        .unwrap();
+    assert_eq!(written.etag.version, 1);
+    let calls = proxy.take();
+    let tokens: std::collections::BTreeSet<_> = calls
+        .iter()
+        .filter(|call| call.operation == "TransactWriteItems")
+        .map(|call| call.body["ClientRequestToken"].to_string())
+        .collect();
+    assert_eq!(tokens.len(), 1, "one request, however often it is sent");
+    assert!(store.delete(&acme, &name, false, Conditions::default()).await.unwrap());
+}
+
+/// What there is no room for is given up before its time is, and says why.
+#[tokio::test]
+async fn what_there_is_no_room_for_says_so() {
+    let server = Server::roto();
+    At::new(server.endpoint()).await.provision().await;
+    let proxy = Proxy::start(server.endpoint(), |call| match call.operation.as_str() {
+        "TransactWriteItems" => {
+            let reasons = json!([{ "Code": "ThrottlingError" }, { "Code": "None" }]);
+            let body = json!({
+                "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+                "CancellationReasons": reasons,
+            });
+            Some(answered(StatusCode::BAD_REQUEST, body.to_string()))
+        }
+        "BatchGetItem" => {
+            let body = json!({ "Responses": { "tagway": [] }, "UnprocessedKeys": call.body["RequestItems"] });
+            Some(answered(StatusCode::OK, body.to_string()))
+        }
+        _ => None,
+    })
+    .await;
+    let store = At::new(&proxy.endpoint()).await.store();
+    let acme = VerifiedTenant::for_tests("acme");
+    let [name, _] = names(&acme, "ns", "t_a");
+    let refused = store.write(&acme, &name, entry("v"), Conditions::default()).await;
+    let Err(WriteError::Backend(BackendError::Busy { problem, .. })) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(problem.contains("raise its capacity"), "{problem}");
+    let [refused] = &store.read_many(&acme, &[&name], 1 << 20).await[..] else {
+        panic!("one answer a name");
+    };
+    assert!(matches!(refused, Err(BackendError::Busy { .. })), "{refused:?}");
+    assert!(proxy.take().len() <= 20, "five rounds of each");
+}
+
+/// An etag is the caller's text.
+#[tokio::test]
+async fn an_etag_without_a_successor_is_none_of_ours() {
+    let server = Server::roto();
+    let at = At::new(server.endpoint()).await;
+    at.provision().await;
+    let store = at.store();
+    let acme = VerifiedTenant::for_tests("acme");
+    let [name, _] = names(&acme, "ns", "t_a");
+    let etag = format!("01ARZ3NDEKTSV4RRFFQ69G5FAV-{}", u64::MAX);
+    let conditions = Conditions {
+        precondition: Precondition::Match(etag.parse().unwrap()),
+        once: None,
+    };
+    let refused = store.write(&acme, &name, entry("v"), conditions).await;
+    assert!(matches!(refused, Err(WriteError::PreconditionFailed)));
+    let refused = store.delete(&acme, &name, false, conditions).await;
+    assert!(matches!(refused, Err(WriteError::PreconditionFailed)));
 }

@@ -191,3 +191,23 @@ async fn a_session_is_renewed_before_it_is_over() {
     let operations: Vec<_> = proxy.take().into_iter().map(|call| call.operation).collect();
     assert_eq!(operations, ["AssumeRole", "GetItem"].repeat(3));
 }
+
+/// However many tenants there are, connections are shared; and STS is not asked where the store is.
+#[tokio::test]
+async fn tenants_share_connections_and_sts_is_elsewhere() {
+    let server = Server::roto();
+    At::new(server.endpoint()).await.provision().await;
+    let proxy = guarded(server.endpoint(), HOUR).await;
+    let sts = guarded(server.endpoint(), HOUR).await;
+    let mut at = at(&proxy).await;
+    at.settings.sts_endpoint_url = Some(sts.endpoint());
+    let store = at.store();
+    for i in 0..20 {
+        let tenant = VerifiedTenant::for_tests(&format!("tenant-{i}"));
+        let [name, _] = names(&tenant, "ns", "t_a");
+        store.read(&tenant, &name).await.unwrap();
+    }
+    assert!(proxy.take().iter().all(|call| call.operation == "GetItem"));
+    assert!(sts.take().iter().all(|call| call.operation == "AssumeRole"));
+    assert_eq!((proxy.connections(), sts.connections()), (1, 1));
+}
