@@ -16,11 +16,13 @@ use crate::backend::dynamodb::{self, DynamoDb};
 use crate::backend::embedded::{self, Embedded};
 use crate::backend::ssm::{ParameterSettings, ParameterStore};
 use crate::backend::{AwsSettings, Backend, Catalog, NoRegion};
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
 use crate::identity::{Identity, KeySets, KeysError};
+use crate::placement::CachePolicy;
 use crate::server::{Readiness, serve_grpc, serve_ops};
-use crate::settings::{BackendKind, BackendSettings, KeyFile, Listen, Settings, Source};
+use crate::settings::{BackendKind, BackendSettings, CacheSettings, KeyFile, Listen, Settings, Source};
 use crate::strategy::{self, Engine, Registry};
 
 /// Shortest secret that page tokens are sealed with, in bytes.
@@ -98,7 +100,12 @@ impl App {
         let catalog = open_catalog(&settings, &clock).await?;
         let registry = Arc::new(load_strategies(&settings).await?);
         let page_tokens = page_tokens(&settings, &clock)?;
-        let configs = Arc::new(Configs::new(Arc::clone(&registry), catalog, page_tokens));
+        let configs = Arc::new(Configs::new(
+            Arc::clone(&registry),
+            catalog,
+            page_tokens,
+            cache(&settings.cache),
+        ));
         Ok(Self {
             settings,
             grpc,
@@ -281,6 +288,24 @@ pub fn at_aws(id: &str, backend: &BackendSettings, tenants: u32) -> AwsSettings 
         in_flight: backend.in_flight(),
         tenants,
     }
+}
+
+fn cache(settings: &CacheSettings) -> Arc<Cache> {
+    let CacheSettings {
+        ttl,
+        stale,
+        negative,
+        max_ttl,
+        max_stale,
+        ..
+    } = *settings;
+    let otherwise = CachePolicy { ttl, stale, negative };
+    let most = CachePolicy {
+        ttl: max_ttl,
+        stale: max_stale,
+        negative: max_ttl,
+    };
+    Cache::new(settings.max_bytes.0, otherwise, most)
 }
 
 fn page_tokens(settings: &Settings, clock: &Clock) -> Result<PageTokens, StartError> {

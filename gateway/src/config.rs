@@ -15,6 +15,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::backend::{Backend, BackendError, Catalog, Entry, Precondition, Unfit};
+use crate::cache::Cache;
 use crate::identity::VerifiedTenant;
 use crate::key::{ConfigKey, KeyError};
 use crate::placement::{Origin, Place, Placed};
@@ -30,6 +31,7 @@ pub struct Configs {
     registry: Arc<Registry>,
     catalog: Catalog,
     page_tokens: PageTokens,
+    cache: Arc<Cache>,
 }
 
 /// A configuration, and where it was found.
@@ -147,11 +149,12 @@ impl From<DecideError> for ConfigError {
 impl Configs {
     /// Serves `registry`'s decisions from `catalog`.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, catalog: Catalog, page_tokens: PageTokens) -> Self {
+    pub fn new(registry: Arc<Registry>, catalog: Catalog, page_tokens: PageTokens, cache: Arc<Cache>) -> Self {
         Self {
             registry,
             catalog,
             page_tokens,
+            cache,
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod backend;
+pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod identity;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::identity::VerifiedTenant;
 use crate::key::{ConfigKey, Name, Tag, TenantId};
@@ -86,8 +87,31 @@ pub struct PhysicalRange {
     folder: Arc<str>,
 }
 
+/// How long what was read of a placement is believed. Each reader has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CachePolicy {
+    /// Served without asking the store.
+    pub ttl: Duration,
+    /// Then served while it is asked, or cannot be.
+    pub stale: Duration,
+    /// That there is no such key.
+    pub negative: Duration,
+}
+
+impl CachePolicy {
+    /// No longer than that one.
+    #[must_use]
+    pub fn at_most(self, most: Self) -> Self {
+        Self {
+            ttl: self.ttl.min(most.ttl),
+            stale: self.stale.min(most.stale),
+            negative: self.negative.min(most.negative),
+        }
+    }
+}
+
 /// One name in one backend.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// Id in the catalog.
     pub backend: Arc<str>,
@@ -126,6 +150,8 @@ pub struct Placed {
     pub defaults: Vec<Place>,
     /// The strategy's own words, without what a terminal would obey.
     pub reason: Option<String>,
+    /// How long each is believed, where the strategy says, in reading order.
+    policies: Vec<Option<CachePolicy>>,
 }
 
 impl Grants {
@@ -159,7 +185,10 @@ impl Grants {
         if places.len() < count {
             return Err(BrokenDecision::Twice);
         }
+        let all = std::iter::once(&decision.home).chain(&decision.former);
+        let policies = all.chain(&decision.defaults).map(policy).collect();
         Ok(Placed {
+            policies,
             home,
             former,
             defaults,
@@ -231,6 +260,14 @@ impl Placed {
         self.defaults.iter().map(|place| (Origin::Default, place))
     }
 
+    /// How long what is read at one of its places is believed, if the strategy says.
+    #[must_use]
+    pub fn policy(&self, place: &Place) -> Option<CachePolicy> {
+        let mut places = self.own().chain(self.beneath());
+        let at = places.position(|(_, other)| other == place)?;
+        self.policies.get(at).copied().flatten()
+    }
+
     /// Whether the home is all there is.
     #[must_use]
     pub fn is_alone(&self) -> bool {
@@ -242,6 +279,7 @@ impl Placed {
     pub fn shared(&self) -> Option<Self> {
         let home = self.defaults.iter().find(|place| place.is_shared())?;
         Some(Self {
+            policies: vec![self.policy(home)],
             home: home.clone(),
             former: Vec::new(),
             defaults: Vec::new(),
@@ -327,6 +365,20 @@ impl fmt::Debug for PhysicalName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+fn policy(placement: &wit::Placement) -> Option<CachePolicy> {
+    let wit::CachePolicy {
+        ttl_ms,
+        stale_ms,
+        negative_ms,
+    } = placement.cache.as_ref()?;
+    let time = |millis: &u32| Duration::from_millis((*millis).into());
+    Some(CachePolicy {
+        ttl: time(ttl_ms),
+        stale: time(stale_ms),
+        negative: time(negative_ms),
+    })
 }
 
 /// `strategy.wit`: 0 to 4 path segments joined by "/", each `[A-Za-z0-9_-]*` ending in a letter or digit.

@@ -38,7 +38,8 @@ pub struct Settings {
     pub backends: BTreeMap<String, BackendSettings>,
     /// Strategies by the operator's name for them.
     pub strategies: BTreeMap<String, StrategySettings>,
-    cache: CacheSettings,
+    /// What is kept near.
+    pub cache: CacheSettings,
     events: EventsSettings,
     quota: QuotaSettings,
     /// Bounds of this replica.
@@ -266,17 +267,42 @@ pub struct BreakerSettings {
     pub rest: Duration,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+/// `[cache]`
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct CacheSettings {
-    max_bytes: Option<ByteSize>,
+pub struct CacheSettings {
+    /// Of all that is kept.
+    pub max_bytes: ByteSize,
+    /// Served without asking the store, where a placement says nothing.
     #[serde(with = "humantime_serde")]
-    ttl: Option<Duration>,
+    pub ttl: Duration,
+    /// Then served while it is asked, or cannot be.
     #[serde(with = "humantime_serde")]
-    stale: Option<Duration>,
+    pub stale: Duration,
+    /// That there is no such key.
     #[serde(with = "humantime_serde")]
-    negative: Option<Duration>,
+    pub negative: Duration,
+    /// Longest `ttl` and `negative` of any placement.
+    #[serde(with = "humantime_serde")]
+    pub max_ttl: Duration,
+    /// Longest `stale` of any placement.
+    #[serde(with = "humantime_serde")]
+    pub max_stale: Duration,
     snapshot: String,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self {
+            max_bytes: ByteSize::mib(256),
+            ttl: Duration::from_mins(1),
+            stale: Duration::from_mins(10),
+            negative: Duration::from_secs(5),
+            max_ttl: Duration::from_hours(1),
+            max_stale: Duration::from_hours(24),
+            snapshot: String::new(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

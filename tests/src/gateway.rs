@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub struct Gateway {
     /// Where it listens for operators.
     pub ops: String,
     process: Child,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Arc<Log>,
 }
 
 /// The program, built by the same `cargo test --workspace`.
@@ -110,6 +110,19 @@ algorithms = ["EdDSA", "RS256", "ES256"]
     )
 }
 
+/// What a process has printed.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Log {
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().expect("no panic under the lock")
+    }
+}
+
 impl Gateway {
     /// One with a key of its own and plain settings.
     #[must_use]
@@ -176,7 +189,7 @@ impl Gateway {
             .spawn()
             .expect("the program starts");
         let stderr = process.stderr.take().expect("it is piped");
-        let log = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::new(Log::default());
         let (sender, addresses) = mpsc::channel();
         let lines = Arc::clone(&log);
         thread::spawn(move || {
@@ -185,15 +198,13 @@ impl Gateway {
                     // Nobody waits for a second one.
                     _ = sender.send(addresses);
                 }
-                lines.lock().expect("no panic under the lock").push(line);
+                lines.lines().push(line);
+                lines.more.notify_all();
             }
         });
         let Ok((address, ops)) = addresses.recv_timeout(START) else {
             _ = process.kill();
-            panic!(
-                "the gateway did not start:\n{}",
-                log.lock().expect("no panic under the lock").join("\n")
-            );
+            panic!("the gateway did not start:\n{}", log.lines().join("\n"));
         };
         Self {
             folder,
@@ -244,7 +255,15 @@ impl Gateway {
     /// What it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
-        self.log.lock().expect("no panic under the lock").join("\n")
+        self.log.lines().join("\n")
+    }
+
+    /// Whether it logs this, now or soon: a line may be on its way when an answer is there.
+    #[must_use]
+    pub fn logs(&self, text: &str) -> bool {
+        let missing = |lines: &mut Vec<String>| !lines.iter().any(|line| line.contains(text));
+        let waited = self.log.more.wait_timeout_while(self.log.lines(), START, missing);
+        !waited.expect("no panic under the lock").1.timed_out()
     }
 
     /// Memory that the process holds.

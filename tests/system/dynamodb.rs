@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tagway_proto::v1::{Consistency, GetConfigRequest};
 use tagway_servers::{Fault, Microburst, Ministack, Roto, boto3};
-use tagway_tests::client::{Client, refused, why};
+use tagway_tests::client::{Client, get, refused, why};
 use tagway_tests::gateway::Gateway;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -130,13 +131,17 @@ async fn what_lasts_is_told_in_our_own_words_and_to_operators_in_its_own() {
         }
         let before = gateway.log().len();
         let begun = Instant::now();
-        let read = client.get(KEY).await.unwrap_err();
+        let latest = GetConfigRequest {
+            consistency: Consistency::Latest.into(),
+            ..get(KEY)
+        };
+        let read = client.get_with(latest).await.unwrap_err();
         told_to_come_back(&read);
-        let get = begun.elapsed();
+        let read_in = begun.elapsed();
         let begun = Instant::now();
         told_to_come_back(&client.put(KEY, "kept to itself").await.unwrap_err());
         println!(
-            "{what:20} get {get:>8.0?} put {:>8.0?} {}",
+            "{what:20} get {read_in:>8.0?} put {:>8.0?} {}",
             begun.elapsed(),
             read.message()
         );

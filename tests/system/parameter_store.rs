@@ -161,7 +161,7 @@ async fn what_is_not_served_in_time_says_when_to_come_back() {
     }
     assert!(told > 0);
     assert!(
-        gateway.log().contains("requests_per_second"),
+        gateway.logs("requests_per_second"),
         "operators are told what is used up"
     );
     // Another tag is served all the while.

@@ -49,8 +49,14 @@ async fn an_answer_says_everything_about_a_configuration() {
     );
     assert!(written.value.is_empty());
     let freshness = answer.freshness.unwrap();
+    assert_eq!(freshness.source(), v1::freshness::Source::Cache, "it was just written");
+    assert!(freshness.age.is_some_and(|age| age.seconds < 60));
+    let latest = v1::GetConfigRequest {
+        consistency: v1::Consistency::Latest.into(),
+        ..get(KEY)
+    };
+    let freshness = client.get_with(latest).await.unwrap().freshness.unwrap();
     assert_eq!(freshness.source(), v1::freshness::Source::Backend);
-    assert_eq!(freshness.age, Some(prost_types::Duration::default()));
 }
 
 #[tokio::test]

@@ -4,26 +4,34 @@
 use std::collections::BTreeMap;
 
 use super::list::{PAGE_BYTES, size};
-use super::read::layers;
+use super::read::{Layer, Layers};
 use super::{Config, ConfigError, Configs, Keyed, Scope};
 use crate::backend::ReadMany;
+use crate::cache::{Consistency, Freshness, Read};
 use crate::identity::Reader;
-use crate::placement::{Origin, Place};
 use crate::strategy::{Context, Operation};
 
 /// A key on its way through the layers of its decision.
 struct Sought<'k> {
     keyed: &'k Keyed,
-    layers: Box<dyn Iterator<Item = (Origin, &'k Place)> + Send + 'k>,
+    layers: Layers<'k>,
+    /// Of all that was looked at for it.
+    freshness: Freshness,
     /// Where it is to be looked for next, or was found.
-    at: Option<(Origin, &'k Place)>,
-    answer: Option<Result<Config, ConfigError>>,
+    at: Option<Layer<'k>>,
+    answer: Option<Result<Read<Config>, ConfigError>>,
 }
 
 impl Configs {
     /// What stands at each of the keys, in their order. All are decided by one snapshot, and what one of them meets with
     /// is told of that one alone. Values that would not fit any more are [`ConfigError::ResponseFull`].
-    pub async fn batch(&self, reader: &Reader, keys: &[String], context: &Context) -> Vec<Result<Config, ConfigError>> {
+    pub async fn batch(
+        &self,
+        reader: &Reader,
+        keys: &[String],
+        context: &Context,
+        consistency: Consistency,
+    ) -> Vec<Result<Read<Config>, ConfigError>> {
         let snapshot = self.registry.current();
         let mut placed = Vec::with_capacity(keys.len());
         for key in keys {
@@ -31,20 +39,26 @@ impl Configs {
         }
         let mut sought = placed
             .iter()
-            .map(|placed| placed.as_ref().ok().map(Sought::new))
+            .map(|placed| placed.as_ref().ok().map(|keyed| Sought::new(keyed, consistency)))
             .collect::<Vec<_>>();
         loop {
-            let mut asked: BTreeMap<&str, Vec<&mut Sought<'_>>> = BTreeMap::new();
+            let mut asked: BTreeMap<(&str, bool), Vec<&mut Sought<'_>>> = BTreeMap::new();
             for sought in sought.iter_mut().flatten().filter(|sought| sought.answer.is_none()) {
-                if let Some((_, place)) = sought.descend() {
-                    asked.entry(&place.backend).or_default().push(sought);
+                if let Some(Layer { place, consistency, .. }) = sought.descend() {
+                    let is_latest = consistency == Consistency::Latest;
+                    asked.entry((&place.backend, is_latest)).or_default().push(sought);
                 }
             }
             if asked.is_empty() {
                 break;
             }
-            for (backend, sought) in asked {
-                self.look(reader, backend, sought).await;
+            for ((backend, is_latest), sought) in asked {
+                let consistency = if is_latest {
+                    Consistency::Latest
+                } else {
+                    Consistency::Cached
+                };
+                self.look(reader, backend, sought, consistency).await;
             }
         }
         let mut together = 0;
@@ -55,7 +69,7 @@ impl Configs {
             let config = sought
                 .and_then(|sought| sought.answer)
                 .unwrap_or(Err(ConfigError::NotFound))?;
-            let size = size(&config.entry);
+            let size = size(&config.found.entry);
             if together + size > PAGE_BYTES {
                 return Err(ConfigError::ResponseFull);
             }
@@ -66,7 +80,7 @@ impl Configs {
     }
 
     /// Asks one store for all that is sought there.
-    async fn look(&self, reader: &Reader, backend: &str, sought: Vec<&mut Sought<'_>>) {
+    async fn look(&self, reader: &Reader, backend: &str, sought: Vec<&mut Sought<'_>>, consistency: Consistency) {
         let backend = match self.backend(backend) {
             Ok(backend) => backend,
             Err(error) => {
@@ -76,13 +90,28 @@ impl Configs {
                 return;
             }
         };
-        let names: Vec<_> = sought.iter().filter_map(|sought| Some(&sought.at?.1.name)).collect();
-        let found = backend.read_many(reader, &names, PAGE_BYTES).await;
+        let places: Vec<_> = sought
+            .iter()
+            .filter_map(|sought| {
+                let Layer { place, .. } = sought.at?;
+                Some((place, self.cache.policy(sought.keyed.placed.policy(place))))
+            })
+            .collect();
+        let found = self.cache.read_many(reader, backend, &places, consistency, PAGE_BYTES);
+        let found = found.await;
         for (sought, found) in sought.into_iter().zip(found) {
-            sought.answer = match (found, sought.at) {
-                (Ok(ReadMany::Found(entry)), Some((origin, place))) => {
-                    Some(Ok(Config::new(&sought.keyed.key, origin, place, entry)))
+            let found = found.map(|read| {
+                sought.freshness = sought.freshness.and(read.freshness);
+                if let (ReadMany::Nothing, Some(layer)) = (&read.found, sought.at) {
+                    sought.layers.is_not_in(layer, read.freshness.as_of);
                 }
+                read.found
+            });
+            sought.answer = match (found, sought.at) {
+                (Ok(ReadMany::Found(entry)), Some(Layer { origin, place, .. })) => Some(Ok(Read {
+                    found: Config::new(&sought.keyed.key, origin, place, entry),
+                    freshness: sought.freshness,
+                })),
                 (Ok(ReadMany::Unread), _) => Some(Err(ConfigError::ResponseFull)),
                 (Ok(_), _) => None,
                 (Err(error), _) => Some(Err(error.into())),
@@ -92,17 +121,18 @@ impl Configs {
 }
 
 impl<'k> Sought<'k> {
-    fn new(keyed: &'k Keyed) -> Self {
+    fn new(keyed: &'k Keyed, consistency: Consistency) -> Self {
         Self {
             keyed,
-            layers: Box::new(layers(&keyed.placed)),
+            layers: Layers::new(&keyed.placed, consistency),
+            freshness: Freshness::now(),
             at: None,
             answer: None,
         }
     }
 
     /// The next layer. None: there is none, and the key is nowhere.
-    fn descend(&mut self) -> Option<(Origin, &'k Place)> {
+    fn descend(&mut self) -> Option<Layer<'k>> {
         self.at = self.layers.next();
         self.at
     }

@@ -38,6 +38,8 @@ pub struct Step {
     pub origin: Origin,
     /// Whether it holds the key now.
     pub holds_key: bool,
+    /// What the cache has of it.
+    pub cache_state: &'static str,
     /// What its store can do.
     pub capabilities: Capabilities,
 }
@@ -56,6 +58,7 @@ impl Configs {
                 backend: Arc::clone(&place.backend),
                 physical_name: place.name.clone(),
                 origin,
+                cache_state: self.cache.state(place, self.cache.policy(placed.policy(place))),
                 holds_key: backend.read(reader, &place.name).await?.is_some(),
                 capabilities: backend.capabilities().clone(),
             });

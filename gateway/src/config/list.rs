@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Config, ConfigError, Configs};
 use crate::backend::{Backend, Entry, PageRequest};
+use crate::cache::Consistency;
 use crate::identity::Reader;
 use crate::key::{KeyPrefix, Name, Tag, TagPrefix};
 use crate::placement::{Origin, PlaceRange};
@@ -173,7 +174,7 @@ impl Configs {
         }
         if !placed.former.is_empty() {
             // In none of the batches at home: it may have moved between two of them, and its default does not show.
-            let found = self.find(reader, &placed).await?;
+            let found = self.find(reader, &placed, Consistency::Latest).await?;
             return Ok(found.map(|found| Config::new(&key, found.origin, found.place, found.entry)));
         }
         Ok(None)

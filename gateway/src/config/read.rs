@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::{Config, ConfigError, Configs, Keyed, Scope, check_history};
 use crate::backend::Entry;
+use crate::cache::{Consistency, Freshness, Read};
 use crate::identity::{Reader, VerifiedTenant};
 use crate::placement::{Origin, Place, Placed};
 use crate::strategy::{Context, Operation};
@@ -14,14 +17,80 @@ pub(super) struct Found<'p> {
     pub(super) origin: Origin,
     pub(super) place: &'p Place,
     pub(super) entry: Entry,
+    /// Of all that was looked at for it.
+    pub(super) freshness: Freshness,
 }
 
 /// Where a key is looked for, in order.
-pub(super) fn layers(placed: &Placed) -> impl Iterator<Item = (Origin, &Place)> {
-    // A write that moves a key writes home before it clears a former home. So who saw it in neither looks at home
-    // again: it was between the two.
-    let again = (!placed.former.is_empty()).then_some((Origin::Home, &placed.home));
-    placed.own().chain(again).chain(placed.beneath())
+pub(super) struct Layers<'p> {
+    placed: &'p Placed,
+    own: Box<dyn Iterator<Item = (Origin, &'p Place)> + Send + 'p>,
+    beneath: Box<dyn Iterator<Item = (Origin, &'p Place)> + Send + 'p>,
+    consistency: Consistency,
+    /// When home was looked at.
+    home: Option<Instant>,
+    /// When a former home was, last.
+    former: Option<Instant>,
+}
+
+/// One of them.
+#[derive(Clone, Copy)]
+pub(super) struct Layer<'p> {
+    pub(super) origin: Origin,
+    pub(super) place: &'p Place,
+    pub(super) consistency: Consistency,
+}
+
+impl<'p> Layers<'p> {
+    pub(super) fn new(placed: &'p Placed, consistency: Consistency) -> Self {
+        Self {
+            placed,
+            own: Box::new(placed.own()),
+            beneath: Box::new(placed.beneath()),
+            consistency,
+            home: None,
+            former: None,
+        }
+    }
+
+    /// It is not in that one, as of then.
+    pub(super) fn is_not_in(&mut self, layer: Layer<'_>, as_of: Instant) {
+        match layer.origin {
+            Origin::Home => self.home = Some(as_of),
+            Origin::Former => self.former = self.former.max(Some(as_of)),
+            Origin::Default => {}
+        }
+    }
+}
+
+impl<'p> Iterator for Layers<'p> {
+    type Item = Layer<'p>;
+
+    fn next(&mut self) -> Option<Layer<'p>> {
+        let consistency = self.consistency;
+        if let Some((origin, place)) = self.own.next() {
+            return Some(Layer {
+                origin,
+                place,
+                consistency,
+            });
+        }
+        // A write that moves a key writes home before it clears a former home. So who saw it in neither looks at home
+        // again, if that was looked at first: it was between the two.
+        if self.former.take() > self.home {
+            return Some(Layer {
+                origin: Origin::Home,
+                place: &self.placed.home,
+                consistency: Consistency::Latest,
+            });
+        }
+        let (origin, place) = self.beneath.next()?;
+        Some(Layer {
+            origin,
+            place,
+            consistency,
+        })
+    }
 }
 
 impl Configs {
@@ -33,16 +102,20 @@ impl Configs {
         version: u64,
         context: &Context,
         scope: Scope,
-    ) -> Result<Config, ConfigError> {
+        consistency: Consistency,
+    ) -> Result<Read<Config>, ConfigError> {
         let snapshot = self.registry.current();
         let Keyed { key, placed } = Self::place(&snapshot, reader, key, Operation::Read, context, scope).await?;
         let found = if version == 0 {
-            self.find(reader, &placed).await?
+            self.find(reader, &placed, consistency).await?
         } else {
             self.find_version(reader, &placed, version).await?
         };
         let found = found.ok_or(ConfigError::NotFound)?;
-        Ok(Config::new(&key, found.origin, found.place, found.entry))
+        Ok(Read {
+            found: Config::new(&key, found.origin, found.place, found.entry),
+            freshness: found.freshness,
+        })
     }
 
     /// The first place that holds the key, and what it holds.
@@ -50,11 +123,27 @@ impl Configs {
         &self,
         tenant: &VerifiedTenant,
         placed: &'p Placed,
+        consistency: Consistency,
     ) -> Result<Option<Found<'p>>, ConfigError> {
-        for (origin, place) in layers(placed) {
-            if let Some(entry) = self.backend(&place.backend)?.read(tenant, &place.name).await? {
-                return Ok(Some(Found { origin, place, entry }));
+        let mut freshness = Freshness::now();
+        let mut layers = Layers::new(placed, consistency);
+        while let Some(layer) = layers.next() {
+            let place = layer.place;
+            let backend = self.backend(&place.backend)?;
+            let policy = self.cache.policy(placed.policy(place));
+            let read = self.cache.read(tenant, backend, place, policy, layer.consistency);
+            let read = read.await?;
+            // That a layer holds nothing is as old as any of it.
+            freshness = freshness.and(read.freshness);
+            if let Some(entry) = read.found {
+                return Ok(Some(Found {
+                    origin: layer.origin,
+                    place,
+                    entry,
+                    freshness,
+                }));
             }
+            layers.is_not_in(layer, read.freshness.as_of);
         }
         Ok(None)
     }
@@ -70,7 +159,12 @@ impl Configs {
             let backend = self.backend(&place.backend)?;
             check_history(backend)?;
             if let Some(entry) = backend.read_version(tenant, &place.name, version).await? {
-                return Ok(Some(Found { origin, place, entry }));
+                return Ok(Some(Found {
+                    origin,
+                    place,
+                    entry,
+                    freshness: Freshness::now(),
+                }));
             }
         }
         Ok(None)
@@ -85,7 +179,7 @@ impl Configs {
         if placed.is_alone() {
             return Ok(placed.own().collect());
         }
-        Ok(match self.find(tenant, placed).await? {
+        Ok(match self.find(tenant, placed, Consistency::Latest).await? {
             Some(found) => vec![(found.origin, found.place)],
             None => placed.own().collect(),
         })

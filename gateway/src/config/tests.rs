@@ -18,6 +18,7 @@ use super::*;
 use crate::app::load_strategies;
 use crate::backend::embedded::Embedded;
 use crate::backend::{Capabilities, Conditions, HistoryPage, NewEntry, Page, PageRequest, Unfit, WriteError};
+use crate::cache::Consistency;
 use crate::clock::Clock;
 use crate::identity::{Reader, Writer};
 use crate::placement::PhysicalName;
@@ -120,6 +121,7 @@ async fn fixture() -> Fixture {
             Arc::new(registry),
             Catalog::new([("local".into(), store)].into()),
             PageTokens::new(b"a secret", clock).unwrap(),
+            Cache::of_nothing(),
         ),
         calls,
         _folder: folder,
@@ -162,7 +164,14 @@ async fn anothers_key_and_no_key_make_the_same_backend_calls() {
         let mut answers = Vec::new();
         for version in [0, 1] {
             let answer = configs
-                .get(&reader("acme"), key, version, &Context::default(), Scope::Own)
+                .get(
+                    &reader("acme"),
+                    key,
+                    version,
+                    &Context::default(),
+                    Scope::Own,
+                    Consistency::Cached,
+                )
                 .await;
             answers.push(answer.unwrap_err().to_string());
         }
@@ -186,7 +195,14 @@ async fn anothers_key_and_no_key_make_the_same_backend_calls() {
     assert_eq!(seen[0].1, ["read", "read_version", "write", "delete", "delete"]);
     assert_eq!(seen[0], seen[1]);
     configs
-        .get(&reader("globex"), theirs, 0, &Context::default(), Scope::Own)
+        .get(
+            &reader("globex"),
+            theirs,
+            0,
+            &Context::default(),
+            Scope::Own,
+            Consistency::Cached,
+        )
         .await
         .unwrap();
 }
@@ -204,7 +220,14 @@ async fn what_is_malformed_or_unknown_reaches_no_store() {
     ] {
         let refused = fixture
             .configs
-            .get(&reader("acme"), key, 0, &Context::default(), Scope::Own)
+            .get(
+                &reader("acme"),
+                key,
+                0,
+                &Context::default(),
+                Scope::Own,
+                Consistency::Cached,
+            )
             .await;
         assert!(matches!(refused, Err(ConfigError::Key(_))), "{key:?}");
         let refused = fixture.configs.put(&writer("acme"), key, entry("x"), &options).await;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::{Capability, Config, ConfigError, Configs, Keyed, WriteOptions, check_capability};
 use crate::backend::{Backend, Conditions, Entry, NewEntry, Once, Precondition, Unfit, WriteError};
+use crate::cache::Consistency;
 use crate::identity::Writer;
 use crate::key::{ConfigKey, Etag};
 use crate::placement::{Origin, Place, Placed};
@@ -78,7 +79,9 @@ impl Configs {
         let home = self.backend(&placed.home.backend)?;
         let at_home = |precondition, elsewhere| async move {
             let conditions = Conditions { precondition, once };
-            home.delete(writer, &placed.home.name, elsewhere, conditions).await
+            self.cache
+                .delete(writer, home, &placed.home, elsewhere, conditions)
+                .await
         };
         if once.is_some() && !placed.is_alone() {
             // Before anything is cleared: what was done is not done again, and what is refused does nothing.
@@ -171,7 +174,7 @@ impl Configs {
             Judged::Not => return Err(options.refused()),
         };
         let conditions = Conditions { precondition, once };
-        let written = home.write(writer, &placed.home.name, entry, conditions).await;
+        let written = self.cache.write(writer, home, &placed.home, entry, conditions).await;
         if let (Err(WriteError::PreconditionFailed), Some((holder, claimed))) = (&written, claimed) {
             // Home holds something newer, and whoever wrote it could not clear what was claimed meanwhile.
             self.clear(writer, holder, Precondition::Match(claimed)).await?;
@@ -217,7 +220,7 @@ impl Configs {
             precondition: Precondition::Never,
             once: Some(once),
         };
-        let answer = match home.write(writer, &placed.home.name, nothing, conditions).await {
+        let answer = match self.cache.write(writer, home, &placed.home, nothing, conditions).await {
             Err(WriteError::PreconditionFailed) => return Ok(None),
             answer => answer.map_err(|error| options.error(error))?,
         };
@@ -266,7 +269,7 @@ impl Configs {
         if precondition == Precondition::None || placed.is_alone() {
             return Ok(Judged::AtHome(precondition));
         }
-        let found = self.find(writer, placed).await?;
+        let found = self.find(writer, placed, Consistency::Latest).await?;
         Ok(match (precondition, found) {
             (Precondition::Absent, None) => Judged::AtHome(precondition),
             (Precondition::Match(etag), Some(found)) if found.entry.etag == etag => match found.origin {
@@ -311,7 +314,7 @@ impl Configs {
             precondition: condition,
             once: None,
         };
-        let claimed = backend.write(writer, &holder.name, same, conditions).await;
+        let claimed = self.cache.write(writer, backend, holder, same, conditions).await;
         Ok(claimed.map_err(|error| options.error(error))?.etag)
     }
 
@@ -327,7 +330,7 @@ impl Configs {
             precondition,
             once: None,
         };
-        match backend.delete(writer, &former.name, false, conditions).await {
+        match self.cache.delete(writer, backend, former, false, conditions).await {
             Err(WriteError::PreconditionFailed) => Ok(false),
             Err(WriteError::Backend(error)) => Err(error.into()),
             // No id was given, and nothing is written.

@@ -14,6 +14,7 @@ use uuid::fmt::Hyphenated;
 
 use super::status::{self, invalid};
 use crate::backend::{NewEntry, Precondition};
+use crate::cache::{Consistency, Freshness, Read, Source};
 use crate::config::{Config, ConfigError, Configs, HistoryRequest, ListRequest, Scope, Step, WriteOptions};
 use crate::identity::VerifiedTenant;
 use crate::key::KeyPrefix;
@@ -49,17 +50,17 @@ impl ConfigService for ConfigServiceImpl {
     ) -> Result<Response<v1::GetConfigResponse>, Status> {
         let (tenant, request) = open(request)?;
         let reader = tenant.reader().map_err(|error| status::identity(&error))?;
-        check_consistency(request.consistency)?;
+        let consistency = consistency(request.consistency)?;
         let scope = scope(request.scope)?;
         let context = context(request.context)?;
         let found = self
             .configs
-            .get(&reader, &request.key, request.version, &context, scope)
+            .get(&reader, &request.key, request.version, &context, scope, consistency)
             .await
             .map_err(|error| status::config(error, "key"))?;
         Ok(Response::new(v1::GetConfigResponse {
-            config: Some(message(found)),
-            freshness: Some(from_backend()),
+            freshness: Some(freshness(found.freshness)),
+            config: Some(message(found.found)),
         }))
     }
 
@@ -79,6 +80,7 @@ impl ConfigService for ConfigServiceImpl {
             keys_only: request.keys_only,
             context: &context,
         };
+        let began = Freshness::now();
         let listed = self
             .configs
             .list(&reader, list)
@@ -87,7 +89,7 @@ impl ConfigService for ConfigServiceImpl {
         Ok(Response::new(v1::ListConfigsResponse {
             configs: listed.configs.into_iter().map(message).collect(),
             next_page_token: listed.next_page_token,
-            freshness: Some(from_backend()),
+            freshness: Some(freshness(began)),
         }))
     }
 
@@ -152,15 +154,15 @@ impl ConfigService for ConfigServiceImpl {
     ) -> Result<Response<v1::BatchGetConfigsResponse>, Status> {
         let (tenant, request) = open(request)?;
         let reader = tenant.reader().map_err(|error| status::identity(&error))?;
-        check_consistency(request.consistency)?;
+        let consistency = consistency(request.consistency)?;
         if request.keys.len() > BATCH {
             return Err(invalid("keys", format!("{} keys; at most {BATCH}", request.keys.len())));
         }
         let context = context(request.context)?;
-        let answers = self.configs.batch(&reader, &request.keys, &context).await;
-        let result = |(key, answer): (String, Result<Config, ConfigError>)| {
+        let answers = self.configs.batch(&reader, &request.keys, &context, consistency).await;
+        let result = |(key, answer): (String, Result<Read<Config>, ConfigError>)| {
             let (outcome, freshness) = match answer {
-                Ok(config) => (Outcome::Config(message(config)), Some(from_backend())),
+                Ok(read) => (Outcome::Config(message(read.found)), Some(freshness(read.freshness))),
                 Err(error) => (Outcome::Failure(status::failure(&status::config(error, "keys"))), None),
             };
             v1::batch_get_configs_response::Result {
@@ -252,8 +254,7 @@ impl ConfigService for ConfigServiceImpl {
                 String::new()
             },
             holds_key: step.holds_key,
-            // There is no cache yet.
-            cache_state: "absent".to_owned(),
+            cache_state: step.cache_state.to_owned(),
             origin: origin(step.origin),
             capabilities: step.capabilities.names().map(str::to_owned).collect(),
         };
@@ -297,11 +298,12 @@ fn unbuilt(rpc: &str) -> Status {
     status::status(Code::Unimplemented, "UNIMPLEMENTED", format!("{rpc} is not built yet"))
 }
 
-/// There is no cache yet, so both are served the same way; but what is neither is a mistake.
-fn check_consistency(consistency: i32) -> Result<(), Status> {
-    v1::Consistency::try_from(consistency)
-        .map(drop)
-        .map_err(|_| invalid("consistency", format!("{consistency} is no Consistency")))
+fn consistency(consistency: i32) -> Result<Consistency, Status> {
+    match v1::Consistency::try_from(consistency) {
+        Ok(v1::Consistency::Unspecified | v1::Consistency::Cached) => Ok(Consistency::Cached),
+        Ok(v1::Consistency::Latest) => Ok(Consistency::Latest),
+        Err(_) => Err(invalid("consistency", format!("{consistency} is no Consistency"))),
+    }
 }
 
 /// Who writes what all tenants read needs a permission of its own.
@@ -412,10 +414,15 @@ fn message(config: Config) -> v1::Config {
     }
 }
 
-/// The backend was asked for this very answer.
-fn from_backend() -> v1::Freshness {
+fn freshness(freshness: Freshness) -> v1::Freshness {
+    let source = match freshness.source {
+        Source::Backend => v1::freshness::Source::Backend,
+        Source::Cache => v1::freshness::Source::Cache,
+        Source::Stale => v1::freshness::Source::Stale,
+    };
     v1::Freshness {
-        source: v1::freshness::Source::Backend.into(),
-        age: Some(prost_types::Duration::default()),
+        source: source.into(),
+        // No age is longer than the process, and a Duration has 10 000 years.
+        age: freshness.as_of.elapsed().try_into().ok(),
     }
 }

@@ -37,6 +37,16 @@ impl Settings {
             "limits.request_bytes",
             "between 1KiB and 64MiB",
         );
+        check.require(self.cache.max_bytes.0 >= 1 << 20, "cache.max_bytes", "at least 1MiB");
+        for (key, duration) in [
+            ("cache.ttl", self.cache.ttl),
+            ("cache.stale", self.cache.stale),
+            ("cache.negative", self.cache.negative),
+            ("cache.max_ttl", self.cache.max_ttl),
+            ("cache.max_stale", self.cache.max_stale),
+        ] {
+            check.not_for_ever(key, duration);
+        }
         check.longer_than_nothing("limits.request_timeout", self.limits.request_timeout);
         check.require(self.limits.tenants > 0, "limits.tenants", "more than 0");
         check.require(self.limits.decisions.0 >= 4096, "limits.decisions", "at least 4KiB");

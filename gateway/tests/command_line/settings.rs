@@ -237,9 +237,14 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
             "tagway.toml:3: server.tls: this part of the gateway is not built yet",
         ),
         (
-            "a cache, not built yet",
-            format!("{GOOD}[cache]\nttl = \"1s\"\n"),
-            "tagway.toml:22: cache.ttl: this part of the gateway is not built yet",
+            "a snapshot, not built yet",
+            format!("{GOOD}[cache]\nsnapshot = \"snapshot\"\n"),
+            "tagway.toml:22: cache.snapshot: this part of the gateway is not built yet",
+        ),
+        (
+            "a cache of nothing",
+            format!("{GOOD}[cache]\nmax_bytes = \"1KiB\"\n"),
+            "tagway.toml:22: cache.max_bytes: at least 1MiB",
         ),
         (
             "a quota, not built yet",
@@ -291,7 +296,7 @@ fn the_contracts_whole_file_parses_and_what_is_not_built_is_refused_by_name() {
     for key in [
         "server.tls",
         "server.admin_listen",
-        "cache.ttl",
+        "events.publish",
         "events.queue",
         "quota.streams",
         "telemetry.audit",
@@ -351,7 +356,11 @@ fn variables_override_and_are_named_when_they_are_wrong() {
             "7",
             "TAGWAY_SERVER__LISTEN__PORT: server.listen.port: `listen` is not a table",
         ),
-        ("TAGWAY_CACHE__TTL", "1s", "TAGWAY_CACHE__TTL: cache.ttl: this part"),
+        (
+            "TAGWAY_CACHE__SNAPSHOT",
+            "x",
+            "TAGWAY_CACHE__SNAPSHOT: cache.snapshot: this part",
+        ),
         (
             "TAGWAY_IDENTITY__AUDIENCES",
             "[\"a\"",

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{entry, reader, writer};
 use crate::backend::Precondition;
+use crate::cache::Consistency;
 use crate::config::{Config, ConfigError, Configs, ListRequest, Scope, WriteOptions};
 use crate::strategy::Context;
 
@@ -14,8 +15,11 @@ pub(super) async fn get(configs: &Configs) -> Option<Config> {
 }
 
 pub(super) async fn get_in(configs: &Configs, scope: Scope) -> Option<Config> {
-    match configs.get(&reader("acme"), KEY, 0, &Context::default(), scope).await {
-        Ok(config) => Some(config),
+    match configs
+        .get(&reader("acme"), KEY, 0, &Context::default(), scope, Consistency::Cached)
+        .await
+    {
+        Ok(read) => Some(read.found),
         Err(ConfigError::NotFound) => None,
         Err(error) => panic!("{error}"),
     }

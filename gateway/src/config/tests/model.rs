@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use serde_json::{Value, json};
-use tagway_servers::Roto;
+use tagway_servers::{Ministack, Roto};
 use tempfile::TempDir;
 
 use super::fuse::Cut;
@@ -16,6 +16,7 @@ use super::{entry, reader, writer};
 use crate::backend::embedded::Embedded;
 use crate::backend::stand_in::{dynamodb, parameter_store};
 use crate::backend::{Backend, Precondition};
+use crate::cache::{Consistency, Read};
 use crate::clock::Clock;
 use crate::config::{Capability, ConfigError, Configs, ListRequest, Scope, WriteOptions};
 
@@ -143,10 +144,17 @@ impl Run {
         };
         let found = self
             .configs
-            .get(&reader(tenant), &format!("t_{name}"), 0, &context(level), scope)
+            .get(
+                &reader(tenant),
+                &format!("t_{name}"),
+                0,
+                &context(level),
+                scope,
+                Consistency::Cached,
+            )
             .await;
         match found {
-            Ok(found) => {
+            Ok(Read { found, .. }) => {
                 let value = String::from_utf8(found.entry.value.to_vec()).unwrap();
                 Some((value, Precondition::Match(found.entry.etag)))
             }
@@ -320,12 +328,13 @@ async fn a_seed_of_decisions_that_is_always_tried() {
 /// Homes, former homes and defaults in three kinds of store, of which one cannot judge an etag.
 #[tokio::test]
 async fn decisions_over_all_kinds_of_store_agree_with_a_map() {
-    let server = Roto::start();
+    let (roto, ministack) = (Roto::start(), Ministack::start());
     let folder = TempDir::new().unwrap();
     let embedded = Embedded::open(&folder.path().join("store"), 10, Clock::system()).unwrap();
     let stores: [Arc<dyn Backend>; 3] = [
-        dynamodb(server.endpoint()).await,
-        parameter_store(server.endpoint()).await,
+        dynamodb(roto.endpoint()).await,
+        // The other one tells whole seconds, and a key that is deleted and made again within one would be older than before.
+        parameter_store(ministack.endpoint()).await,
         Arc::new(embedded),
     ];
     run(seed(), Stores::over(stores, folder), 8, 40).await;

@@ -7,6 +7,7 @@ use super::key::{KEY, delete_if, get, get_in, keys, moved, options, put, put_if,
 use super::scripted::Stores;
 use super::{entry, reader, writer};
 use crate::backend::{BackendError, Precondition};
+use crate::cache::Consistency;
 use crate::config::{ConfigError, Configs, HistoryRequest, ListRequest, Scope, WriteOptions};
 use crate::placement::Origin;
 use crate::strategy::{Context, DecideError};
@@ -191,7 +192,9 @@ async fn a_place_that_cannot_be_asked_fails_the_read() {
     // Home, former home, home again, default.
     for calls in 0..4 {
         stores.fuse.arm(calls, Cut::Before);
-        let read = configs.get(&reader("acme"), KEY, 0, &context, Scope::Own).await;
+        let read = configs
+            .get(&reader("acme"), KEY, 0, &context, Scope::Own, Consistency::Cached)
+            .await;
         assert!(
             matches!(read, Err(ConfigError::Backend(BackendError::Away(_)))),
             "after {calls} calls"
@@ -200,7 +203,7 @@ async fn a_place_that_cannot_be_asked_fails_the_read() {
     }
     stores.fuse.arm(4, Cut::Before);
     configs
-        .get(&reader("acme"), KEY, 0, &context, Scope::Own)
+        .get(&reader("acme"), KEY, 0, &context, Scope::Own, Consistency::Cached)
         .await
         .unwrap();
     stores.fuse.disarm();

@@ -13,6 +13,7 @@ use super::fuse::{Fuse, Fused};
 use crate::app::strategy_catalog;
 use crate::backend::embedded::Embedded;
 use crate::backend::{Backend, Catalog};
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
 use crate::settings::Settings;
@@ -92,7 +93,12 @@ shared_scope = true
             registry.current().rejected()
         );
         let page_tokens = PageTokens::new(b"a secret", self.clock.clone()).unwrap();
-        Configs::new(Arc::new(registry), self.catalog.clone(), page_tokens)
+        Configs::new(
+            Arc::new(registry),
+            self.catalog.clone(),
+            page_tokens,
+            Cache::of_nothing(),
+        )
     }
 
     /// One that decides so for everything of `acme`.

@@ -1,0 +1,360 @@
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+mod promises;
+mod store;
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::advance;
+
+use super::*;
+use crate::backend::Precondition;
+use crate::backend::conformance::names;
+use crate::placement::PhysicalName;
+use store::{Fake, entry};
+
+const POLICY: CachePolicy = CachePolicy {
+    ttl: Duration::from_secs(10),
+    stale: Duration::from_secs(100),
+    negative: Duration::from_secs(2),
+};
+
+impl Cache {
+    /// One that believes nothing, for tests of what is behind it.
+    pub(crate) fn of_nothing() -> Arc<Self> {
+        let nothing = CachePolicy {
+            ttl: Duration::ZERO,
+            stale: Duration::ZERO,
+            negative: Duration::ZERO,
+        };
+        Self::new(1 << 20, nothing, nothing)
+    }
+}
+
+/// A cache before one store, and one tenant's place in it.
+struct World {
+    cache: Arc<Cache>,
+    store: Arc<Fake>,
+    backend: Arc<dyn Backend>,
+    tenant: VerifiedTenant,
+    place: Place,
+}
+
+fn place(name: PhysicalName) -> Place {
+    Place {
+        backend: "store".into(),
+        name,
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        Self::of(1 << 20)
+    }
+
+    fn of(bytes: u64) -> Self {
+        let store = Arc::new(Fake::default());
+        let tenant = VerifiedTenant::for_tests("acme");
+        let [own, _] = names(&tenant, "ns", "t_a");
+        Self {
+            cache: Cache::new(bytes, POLICY, POLICY),
+            backend: Arc::clone(&store) as Arc<dyn Backend>,
+            store,
+            place: place(own),
+            tenant,
+        }
+    }
+
+    async fn read_as(&self, consistency: Consistency) -> Result<Read<Option<Entry>>, BackendError> {
+        self.cache
+            .read(&self.tenant, &self.backend, &self.place, POLICY, consistency)
+            .await
+    }
+
+    /// The value, and where it came from.
+    async fn read(&self) -> Result<(Option<String>, Source), BackendError> {
+        let read = self.read_as(Consistency::Cached).await?;
+        Ok((text(read.found), read.freshness.source))
+    }
+
+    async fn write(&self, value: &str) -> Entry {
+        let written = self.cache.write(
+            &self.tenant,
+            &self.backend,
+            &self.place,
+            entry(value),
+            Conditions::default(),
+        );
+        written.await.unwrap()
+    }
+
+    async fn delete(&self) -> bool {
+        let deleted = self
+            .cache
+            .delete(&self.tenant, &self.backend, &self.place, false, Conditions::default());
+        deleted.await.unwrap()
+    }
+}
+
+fn text(found: Option<Entry>) -> Option<String> {
+    Some(String::from_utf8(found?.value.to_vec()).unwrap())
+}
+
+fn some(value: &str, source: Source) -> (Option<String>, Source) {
+    (Some(value.to_owned()), source)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_at_once_make_one_call() {
+    let world = World::new();
+    world.store.put(&world.place, "one");
+    let reads = join_all((0..1000).map(|_| world.read())).await;
+    assert!(
+        reads
+            .into_iter()
+            .all(|read| read.unwrap() == some("one", Source::Backend))
+    );
+    assert_eq!(world.store.calls(), 1);
+    assert_eq!(world.read().await.unwrap(), some("one", Source::Cache));
+    // One that is not there, too.
+    world.delete().await;
+    let reads = join_all((0..1000).map(|_| world.read())).await;
+    assert!(reads.into_iter().all(|read| read.unwrap().0.is_none()));
+    assert_eq!(world.store.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_takes_nobody_along() {
+    let world = Arc::new(World::new());
+    world.store.put(&world.place, "one");
+    let leaving = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.read().await }
+    });
+    tokio::task::yield_now().await;
+    let staying = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.read().await }
+    });
+    tokio::task::yield_now().await;
+    leaving.abort();
+    assert_eq!(staying.await.unwrap().unwrap(), some("one", Source::Backend));
+    assert_eq!(world.store.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_past_its_time_is_served_while_it_is_asked_for() {
+    let world = World::new();
+    world.store.put(&world.place, "one");
+    world.read().await.unwrap();
+    world.store.put(&world.place, "two");
+    advance(Duration::from_secs(8)).await;
+    assert_eq!(world.read().await.unwrap(), some("one", Source::Cache), "believed");
+    advance(Duration::from_secs(3)).await;
+    let reads = join_all((0..100).map(|_| world.read())).await;
+    assert!(
+        reads
+            .into_iter()
+            .all(|read| read.unwrap() == some("one", Source::Stale))
+    );
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.store.calls(), 2, "asked for once, behind a hundred");
+    assert_eq!(world.read().await.unwrap(), some("two", Source::Cache));
+    // Past all of its time it is not served, but asked for.
+    advance(Duration::from_mins(2)).await;
+    world.store.put(&world.place, "three");
+    assert_eq!(world.read().await.unwrap(), some("three", Source::Backend));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_is_stood_in_for_until_its_time_is_over() {
+    let world = World::new();
+    world.store.put(&world.place, "one");
+    world.store.fail(true);
+    for calls in [1, 1] {
+        world.read().await.unwrap_err();
+        assert_eq!(world.store.calls(), calls, "a failure is no answer to remember");
+    }
+    world.store.fail(false);
+    world.read().await.unwrap();
+    world.store.fail(true);
+    let read = async || world.read_as(Consistency::Cached).await;
+    for _ in 0..10 {
+        advance(Duration::from_secs(10)).await;
+        let read = read().await.unwrap();
+        assert_eq!(text(read.found).unwrap(), "one");
+    }
+    let stale = read().await.unwrap().freshness;
+    assert_eq!((stale.source, stale.as_of.elapsed().as_secs()), (Source::Stale, 100));
+    world.read_as(Consistency::Latest).await.unwrap_err();
+    advance(Duration::from_secs(11)).await;
+    read().await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_none_is_believed_for_its_own_time() {
+    let world = World::new();
+    assert_eq!(world.read().await.unwrap(), (None, Source::Backend));
+    assert_eq!(world.read().await.unwrap(), (None, Source::Cache));
+    world.store.put(&world.place, "one");
+    advance(Duration::from_secs(2)).await;
+    assert_eq!(world.read().await.unwrap(), some("one", Source::Backend));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_latest_is_asked_for_and_refreshes_what_is_kept() {
+    let world = World::new();
+    world.store.put(&world.place, "one");
+    world.read().await.unwrap();
+    world.store.put(&world.place, "two");
+    let latest = world.read_as(Consistency::Latest).await.unwrap();
+    assert_eq!(text(latest.found).unwrap(), "two");
+    assert_eq!(world.read().await.unwrap(), some("two", Source::Cache));
+}
+
+#[tokio::test(start_paused = true)]
+async fn own_writes_are_read_and_cost_no_read() {
+    let world = World::new();
+    world.write("one").await;
+    assert_eq!(world.read().await.unwrap(), some("one", Source::Cache));
+    world.write("two").await;
+    assert_eq!(world.read().await.unwrap(), some("two", Source::Cache));
+    assert_eq!(world.store.calls(), 0);
+    world.delete().await;
+    assert_eq!(world.read().await.unwrap(), (None, Source::Backend));
+    // A write of which nobody knows whether it was done leaves nothing to believe, and nothing to stand in.
+    world.write("three").await;
+    world.store.fail(true);
+    let failed = world.cache.write(
+        &world.tenant,
+        &world.backend,
+        &world.place,
+        entry("four"),
+        Conditions::default(),
+    );
+    failed.await.unwrap_err();
+    world.read().await.unwrap_err();
+    world.store.fail(false);
+    assert_eq!(world.read().await.unwrap(), some("three", Source::Backend));
+    // So does one that was refused.
+    let refused = Conditions {
+        precondition: Precondition::Never,
+        once: None,
+    };
+    let refused = world
+        .cache
+        .write(&world.tenant, &world.backend, &world.place, entry("five"), refused);
+    refused.await.unwrap_err();
+    assert_eq!(world.read().await.unwrap(), some("three", Source::Backend));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_is_not_taken_back_by_a_store_that_is_behind() {
+    let world = World::new();
+    world.store.put(&world.place, "one");
+    world.read().await.unwrap();
+    let yesterday = world.store.state();
+    let second = world.write("two").await;
+    // Another replica of the store answers with what stood before.
+    world.store.answer_with(Some(yesterday.clone()));
+    let behind = world.read_as(Consistency::Latest).await;
+    assert!(matches!(behind, Err(BackendError::Away(_))), "{behind:?}");
+    assert_eq!(world.read().await.unwrap(), some("two", Source::Cache));
+    // It catches up while it is asked.
+    let catches_up = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        world.store.answer_with(None);
+    };
+    let (read, ()) = tokio::join!(world.read_as(Consistency::Latest), catches_up);
+    assert_eq!(read.unwrap().found.unwrap().etag, second.etag);
+    // What was deleted does not come back either.
+    let ended = world.store.state();
+    world.delete().await;
+    world.store.answer_with(Some(ended));
+    world.read().await.unwrap_err();
+    // But no store is behind for ever: what it insists on is so.
+    world.store.answer_with(Some(yesterday));
+    advance(Duration::from_secs(31)).await;
+    assert_eq!(world.read().await.unwrap(), some("one", Source::Backend));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_tenants_place_is_refused_also_where_it_is_kept() {
+    let world = World::new();
+    world.write("secret").await;
+    let globex = VerifiedTenant::for_tests("globex");
+    for consistency in [Consistency::Cached, Consistency::Latest] {
+        let read = world
+            .cache
+            .read(&globex, &world.backend, &world.place, POLICY, consistency)
+            .await;
+        assert!(matches!(read, Err(BackendError::Foreign)));
+    }
+    let places = [(&world.place, POLICY)];
+    let read = world
+        .cache
+        .read_many(&globex, &world.backend, &places, Consistency::Cached, 1 << 20)
+        .await;
+    assert!(matches!(read[..], [Err(BackendError::Foreign)]), "{read:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_only_what_is_not_known_is_asked_for_and_at_once() {
+    let world = World::new();
+    let places: Vec<_> = (0..100)
+        .map(|i| {
+            let [own, _] = names(&world.tenant, "ns", &format!("t_{i}"));
+            place(own)
+        })
+        .collect();
+    for place in places.iter().step_by(2) {
+        world.store.put(place, "value");
+    }
+    let all: Vec<_> = places.iter().map(|place| (place, POLICY)).collect();
+    let read = async |consistency| {
+        let read = world
+            .cache
+            .read_many(&world.tenant, &world.backend, &all, consistency, 1 << 20)
+            .await;
+        for (i, read) in read.iter().enumerate() {
+            let found = matches!(read.as_ref().unwrap().found, ReadMany::Found(_));
+            assert_eq!(found, i % 2 == 0);
+        }
+        world.store.calls()
+    };
+    assert_eq!(read(Consistency::Cached).await, 1);
+    assert_eq!(read(Consistency::Cached).await, 0);
+    assert_eq!(read(Consistency::Latest).await, 1);
+    advance(Duration::from_secs(3)).await;
+    assert_eq!(read(Consistency::Cached).await, 1, "only those that were not there");
+    world.store.fail(true);
+    advance(Duration::from_secs(50)).await;
+    let read = world
+        .cache
+        .read_many(&world.tenant, &world.backend, &all, Consistency::Cached, 1 << 20)
+        .await;
+    assert!(
+        read.into_iter()
+            .all(|read| read.unwrap().freshness.source == Source::Stale)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_holds_so_many_bytes_and_no_more() {
+    let world = World::of(100_000);
+    for i in 0..1000 {
+        let [own, _] = names(&world.tenant, "ns", &format!("t_{i}"));
+        let place = place(own);
+        world.store.put(&place, &"x".repeat(1000));
+        let read = world
+            .cache
+            .read(&world.tenant, &world.backend, &place, POLICY, Consistency::Cached);
+        assert!(read.await.unwrap().found.is_some());
+    }
+    assert!(world.cache.known.weight() <= 100_000 && world.cache.known.len() > 40);
+    assert!(
+        world.cache.shards.iter().all(|shard| shard.lock().unwrap().is_empty()),
+        "nothing is under way"
+    );
+}
