@@ -12,6 +12,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use quick_cache::Weighter;
@@ -21,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use crate::backend::{Access, Backend, BackendError, Conditions, Entry, NewEntry, ReadMany, WriteError, scope_root};
 use crate::clock::backoff;
 use crate::identity::VerifiedTenant;
-use crate::key::Etag;
+use crate::key::{Etag, TenantId};
 use crate::placement::{CachePolicy, Place};
 use fence::{Fence, WriteTicket};
 use known::{Known, Look};
@@ -65,15 +66,19 @@ pub struct Freshness {
     pub source: Source,
     /// The store was asked then, or later.
     pub as_of: Instant,
+    /// It had answered by then.
+    pub until: Instant,
 }
 
 impl Freshness {
     /// Of a store that was asked for this.
     #[must_use]
     pub fn now() -> Self {
+        let now = Instant::now();
         Self {
             source: Source::Backend,
-            as_of: Instant::now(),
+            as_of: now,
+            until: now,
         }
     }
 
@@ -83,6 +88,7 @@ impl Freshness {
         Self {
             source: self.source.max(other.source),
             as_of: self.as_of.min(other.as_of),
+            until: self.until.max(other.until),
         }
     }
 }
@@ -96,12 +102,21 @@ pub struct Read<T> {
     pub freshness: Freshness,
 }
 
-type Flight = Shared<BoxFuture<'static, Result<Arc<Known>, BackendError>>>;
+type Landing = Shared<BoxFuture<'static, Result<Arc<Known>, BackendError>>>;
+
+/// A read that others may wait for.
+#[derive(Clone)]
+struct Flight {
+    /// By whose credentials, and in whose turn.
+    tenant: TenantId,
+    landing: Landing,
+}
+
 type Shard = HashMap<Place, Fence<Flight>>;
 
 /// The cache of one gateway, over all of its stores.
 pub struct Cache {
-    known: QuickCache<Place, Arc<Known>, Bytes>,
+    known: QuickCache<Place, Arc<Known>, Weight>,
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
     otherwise: CachePolicy,
@@ -109,9 +124,9 @@ pub struct Cache {
 }
 
 #[derive(Clone)]
-struct Bytes;
+struct Weight;
 
-impl Weighter<Place, Arc<Known>> for Bytes {
+impl Weighter<Place, Arc<Known>> for Weight {
     fn weight(&self, place: &Place, known: &Arc<Known>) -> u64 {
         let entry = known.entry.as_ref();
         let texts = entry.map_or(0, |entry| {
@@ -128,7 +143,7 @@ impl Cache {
     pub fn new(bytes: u64, otherwise: CachePolicy, most: CachePolicy) -> Arc<Self> {
         let entries = usize::try_from(bytes / TYPICAL_BYTES).unwrap_or(usize::MAX).max(1);
         Arc::new(Self {
-            known: QuickCache::with_weighter(entries, bytes, Bytes),
+            known: QuickCache::with_weighter(entries, bytes, Weight),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             otherwise: otherwise.at_most(most),
@@ -170,7 +185,13 @@ impl Cache {
             Consistency::Cached => self.flight(tenant, backend, place),
             Consistency::Latest => self.depart(&mut self.shard(place), tenant, backend, place),
         };
-        match (flight.await, kept) {
+        let mut landed = flight.landing.await;
+        if landed.is_err() && flight.tenant != *tenant.id() {
+            // What another tenant meets with is no answer to this one.
+            let own = self.depart(&mut self.shard(place), tenant, backend, place);
+            landed = own.landing.await;
+        }
+        match (landed, kept) {
             (Ok(known), _) => Ok(served(&known, Source::Backend)),
             (Err(_), Some(kept)) if kept.stands_in(policy, Instant::now()) => Ok(served(&kept, Source::Stale)),
             (Err(error), _) => Err(error),
@@ -190,6 +211,10 @@ impl Cache {
         let mut answers: Vec<Option<Result<Read<ReadMany>, BackendError>>> = Vec::with_capacity(places.len());
         let mut asked = Vec::new();
         for (at, (place, policy)) in places.iter().enumerate() {
+            if let Err(foreign) = scope_root(tenant, place.name.range(), Access::Read) {
+                answers.push(Some(Err(foreign)));
+                continue;
+            }
             let is_near = consistency == Consistency::Cached
                 && self
                     .known
@@ -197,10 +222,7 @@ impl Cache {
                     .is_some_and(|known| known.look(*policy, Instant::now()) != Look::Over);
             if is_near {
                 let read = self.read(tenant, backend, place, *policy, consistency).await;
-                answers.push(Some(read.map(|read| Read {
-                    found: read.found.map_or(ReadMany::Nothing, ReadMany::Found),
-                    freshness: read.freshness,
-                })));
+                answers.push(Some(read.map(of_many)));
             } else {
                 asked.push(at);
                 answers.push(None);
@@ -220,7 +242,7 @@ impl Cache {
         } else {
             backend.read_many(tenant, &names, bytes).await
         };
-        for ((at, guard), found) in asked.into_iter().zip(tickets).zip(found) {
+        for ((at, mut guard), found) in asked.into_iter().zip(tickets).zip(found) {
             let (place, policy) = places[at];
             let answer = match found {
                 Ok(ReadMany::Unread) => Ok(Read {
@@ -233,20 +255,18 @@ impl Cache {
                         ReadMany::Nothing | ReadMany::Unread => None,
                     };
                     match guard.end(entry, began) {
-                        Some(known) => Ok(served_of_many(&known, Source::Backend)),
+                        Some(known) => Ok(of_many(served(&known, Source::Backend))),
                         // It is behind: asked for by itself, it is asked for again.
-                        None => self
-                            .read(tenant, backend, place, policy, Consistency::Latest)
-                            .await
-                            .map(|read| Read {
-                                found: read.found.map_or(ReadMany::Nothing, ReadMany::Found),
-                                freshness: read.freshness,
-                            }),
+                        None => {
+                            drop(guard);
+                            let again = self.read(tenant, backend, place, policy, Consistency::Latest);
+                            again.await.map(of_many)
+                        }
                     }
                 }
                 Err(error) => match self.known.peek(place) {
                     Some(kept) if consistency == Consistency::Cached && kept.stands_in(policy, Instant::now()) => {
-                        Ok(served_of_many(&kept, Source::Stale))
+                        Ok(of_many(served(&kept, Source::Stale)))
                     }
                     _ => Err(error),
                 },
@@ -277,7 +297,8 @@ impl Cache {
         // An answer that was remembered tells what stood then.
         if conditions.once.is_none() {
             let stands = Entry {
-                value,
+                // Its own bytes: what came in a request is a part of all that came, and would keep it.
+                value: Bytes::copy_from_slice(&value),
                 ..written.clone()
             };
             guard.end(stands, began);
@@ -340,13 +361,15 @@ impl Cache {
             place: place.clone(),
             ticket: Some(fence.begin_read()),
         };
-        let (tenant, backend) = (tenant.clone(), Arc::clone(backend));
-        let read = tokio::spawn(guard.read(tenant, backend));
-        let flight = async move {
+        let read = tokio::spawn(guard.read(tenant.clone(), Arc::clone(backend)));
+        let landing = async move {
             let read = read.await;
             read.unwrap_or_else(|_| Err(BackendError::Damaged("a read of it ended without an answer".to_owned())))
         };
-        let flight = flight.boxed().shared();
+        let flight = Flight {
+            tenant: tenant.id().clone(),
+            landing: landing.boxed().shared(),
+        };
         fence.let_wait(flight.clone());
         flight
     }
@@ -372,15 +395,15 @@ fn served(known: &Arc<Known>, source: Source) -> Read<Option<Entry>> {
         freshness: Freshness {
             source,
             as_of: known.as_of,
+            until: known.until,
         },
     }
 }
 
-fn served_of_many(known: &Arc<Known>, source: Source) -> Read<ReadMany> {
-    let Read { found, freshness } = served(known, source);
+fn of_many(read: Read<Option<Entry>>) -> Read<ReadMany> {
     Read {
-        found: found.map_or(ReadMany::Nothing, ReadMany::Found),
-        freshness,
+        found: read.found.map_or(ReadMany::Nothing, ReadMany::Found),
+        freshness: read.freshness,
     }
 }
 
@@ -409,28 +432,26 @@ impl ReadGuard {
     }
 
     /// Asks the store, and again where it is behind what was seen before.
-    async fn read(self, tenant: VerifiedTenant, backend: Arc<dyn Backend>) -> Result<Arc<Known>, BackendError> {
+    async fn read(mut self, tenant: VerifiedTenant, backend: Arc<dyn Backend>) -> Result<Arc<Known>, BackendError> {
         let mut waits = backoff(WAITS).take(BEHIND);
         loop {
             let began = Instant::now();
             let entry = backend.read(&tenant, &self.place.name).await?;
-            let before = self.cache.known.peek(&self.place);
-            if Known::new(entry.clone(), began, before.as_deref()).is_some() {
-                // Looked at once more where it is kept: something newer may be there by now.
-                return self.end(entry, began).ok_or_else(behind);
+            if let Some(known) = self.end(entry, began) {
+                return Ok(known);
             }
             sleep(waits.next().ok_or_else(behind)?).await;
         }
     }
 
-    /// What the store said that was asked at `began`, kept if it may be. None: it is behind.
-    fn end(mut self, entry: Option<Entry>, began: Instant) -> Option<Arc<Known>> {
+    /// What the store said that was asked at `began`, kept if it may be. None: it is behind, and this read goes on.
+    fn end(&mut self, entry: Option<Entry>, began: Instant) -> Option<Arc<Known>> {
         let mut shard = self.cache.shard(&self.place);
+        let before = self.cache.known.peek(&self.place);
+        let known = Known::new(entry, began, before.as_deref())?;
         let ticket = self.ticket.take()?;
         let may_keep = shard.get_mut(&self.place).is_some_and(|fence| fence.end_read(ticket));
         leave(&mut shard, &self.place);
-        let before = self.cache.known.peek(&self.place);
-        let known = Known::new(entry, began, before.as_deref())?;
         Some(if may_keep {
             self.cache.keep(&self.place, known)
         } else {
@@ -446,7 +467,7 @@ impl Drop for ReadGuard {
         };
         let mut shard = self.cache.shard(&self.place);
         if let Some(fence) = shard.get_mut(&self.place) {
-            _ = fence.end_read(ticket);
+            fence.give_up_read(ticket);
         }
         leave(&mut shard, &self.place);
     }

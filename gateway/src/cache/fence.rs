@@ -8,16 +8,24 @@
 pub(super) struct Fence<F> {
     /// Counts what makes the reads before it worthless.
     generation: u64,
+    /// Reads that ever began.
+    begun: u64,
+    /// Of those whose answer may be kept, the one that began last.
+    kept: u64,
     reads: u32,
     writes: u32,
-    /// A read that began after all that is known to have changed.
-    flight: Option<F>,
+    /// A read that began after all that is known to have changed, and which it is.
+    flight: Option<(u64, F)>,
 }
 
 /// A read that is under way.
 #[derive(Debug)]
 #[must_use = "a read that began has to end"]
-pub(super) struct ReadTicket(u64);
+pub(super) struct ReadTicket {
+    generation: u64,
+    /// Which it is: reads that began later have more.
+    number: u64,
+}
 
 /// A write or a delete that is under way.
 #[derive(Debug)]
@@ -31,6 +39,8 @@ impl<F> Default for Fence<F> {
     fn default() -> Self {
         Self {
             generation: 0,
+            begun: 0,
+            kept: 0,
             reads: 0,
             writes: 0,
             flight: None,
@@ -42,18 +52,31 @@ impl<F> Fence<F> {
     /// The store is about to be asked.
     pub(super) fn begin_read(&mut self) -> ReadTicket {
         self.reads += 1;
-        ReadTicket(self.generation)
+        self.begun += 1;
+        ReadTicket {
+            generation: self.generation,
+            number: self.begun,
+        }
     }
 
-    /// The store has answered, or not. True if what it said may be kept.
-    #[expect(clippy::needless_pass_by_value, reason = "a read ends once")]
+    /// The store has answered. True if what it said may be kept: nothing is known to have changed since it was asked, and
+    /// nobody who asked later has had an answer.
     pub(super) fn end_read(&mut self, ticket: ReadTicket) -> bool {
+        let may_keep = ticket.generation == self.generation && self.writes == 0 && ticket.number > self.kept;
+        if may_keep {
+            self.kept = ticket.number;
+        }
+        self.give_up_read(ticket);
+        may_keep
+    }
+
+    /// The store has not answered.
+    #[expect(clippy::needless_pass_by_value, reason = "a read ends once")]
+    pub(super) fn give_up_read(&mut self, ticket: ReadTicket) {
         self.reads -= 1;
-        let is_current = ticket.0 == self.generation;
-        if is_current {
+        if self.flight.as_ref().is_some_and(|(number, _)| *number == ticket.number) {
             self.flight = None;
         }
-        is_current && self.writes == 0
     }
 
     /// Something is about to be written.
@@ -84,12 +107,12 @@ impl<F> Fence<F> {
 
     /// A read that who comes now may wait for.
     pub(super) fn flight(&self) -> Option<&F> {
-        self.flight.as_ref()
+        self.flight.as_ref().map(|(_, flight)| flight)
     }
 
-    /// Lets others wait for a read that has just begun.
+    /// Lets others wait for the read that began last.
     pub(super) fn let_wait(&mut self, flight: F) {
-        self.flight = Some(flight);
+        self.flight = Some((self.begun, flight));
     }
 
     /// Whether nothing is under way.
@@ -205,6 +228,18 @@ mod tests {
         assert!(!fence.end_read(before), "it may bring back what stood before");
         assert_eq!(fence.flight(), Some(&"after"));
         assert!(fence.end_read(after));
+        assert!(fence.flight().is_none() && fence.is_idle());
+    }
+
+    #[test]
+    fn an_answer_is_not_kept_over_that_of_who_asked_later() {
+        let mut fence = Fence::default();
+        let (first, second, third) = (fence.begin_read(), fence.begin_read(), fence.begin_read());
+        fence.let_wait("third");
+        assert!(fence.end_read(second));
+        assert_eq!(fence.flight(), Some(&"third"), "it goes on");
+        assert!(!fence.end_read(first));
+        fence.give_up_read(third);
         assert!(fence.flight().is_none() && fence.is_idle());
     }
 }

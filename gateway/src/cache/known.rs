@@ -15,6 +15,8 @@ pub(super) struct Known {
     pub(super) entry: Option<Entry>,
     /// The store was asked then, or later.
     pub(super) as_of: Instant,
+    /// It had answered by then.
+    pub(super) until: Instant,
     doubt: Doubt,
     floor: Option<Floor>,
     /// Of how many 256ths of a time it goes short, so that what was read together is not asked for together.
@@ -75,6 +77,7 @@ impl Known {
         Some(Self {
             entry,
             as_of,
+            until: Instant::now(),
             doubt: Doubt::None,
             floor: seen.or(before),
             jitter: fastrand::u8(..JITTER),
@@ -96,7 +99,8 @@ impl Known {
             doubt: Doubt::Gone,
             floor: Some(Floor {
                 has_ended: floor.has_ended || has_ended,
-                at: now,
+                // Only what is known to have changed begins the time anew.
+                at: if has_ended { now } else { floor.at },
                 ..floor
             }),
             ..self.clone()

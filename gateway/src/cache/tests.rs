@@ -297,6 +297,75 @@ async fn another_tenants_place_is_refused_also_where_it_is_kept() {
         .read_many(&globex, &world.backend, &places, Consistency::Cached, 1 << 20)
         .await;
     assert!(matches!(read[..], [Err(BackendError::Foreign)]), "{read:?}");
+    // Nor does what was kept of it stand in.
+    advance(POLICY.ttl).await;
+    let read = world
+        .cache
+        .read_many(&globex, &world.backend, &places, Consistency::Cached, 1 << 20)
+        .await;
+    assert!(matches!(read[..], [Err(BackendError::Foreign)]), "{read:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_late_takes_nothing_newer_back() {
+    let world = World::new();
+    world.store.put(&world.place, "one");
+    // The store has looked, and its answer is under way.
+    let slow = world.read_as(Consistency::Latest);
+    let deleted = async {
+        world.store.looked(1).await;
+        world.store.remove(&world.place);
+        world.read_as(Consistency::Latest).await.unwrap()
+    };
+    world.store.answer_after(Duration::from_secs(1));
+    let (slow, deleted) = tokio::join!(slow, async {
+        let deleted = deleted.await;
+        assert_eq!(world.read().await.unwrap(), (None, Source::Cache));
+        deleted
+    });
+    assert!(deleted.found.is_none() && slow.unwrap().found.is_some());
+    assert_eq!(world.read().await.unwrap(), (None, Source::Cache));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_of_a_write_keeps_nothing_of_its_request() {
+    let world = World::new();
+    let request = Bytes::from(vec![b'x'; 1 << 20]);
+    let mut written = entry("");
+    written.value = request.slice(7..8);
+    let write = world.cache.write(
+        &world.tenant,
+        &world.backend,
+        &world.place,
+        written,
+        Conditions::default(),
+    );
+    write.await.unwrap();
+    let kept = world.read_as(Consistency::Cached).await.unwrap();
+    assert_eq!(
+        (kept.freshness.source, &kept.found.unwrap().value[..]),
+        (Source::Cache, &b"x"[..])
+    );
+    assert!(request.is_unique(), "something still holds all of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_tenant_meets_with_is_no_answer() {
+    let world = World::new();
+    let globex = VerifiedTenant::for_tests("globex");
+    let [_, shared] = names(&world.tenant, "ns", "t_a");
+    let shared = place(shared);
+    world.store.put(&shared, "all");
+    world.store.fail_for(world.tenant.id());
+    let read = async |tenant| {
+        let read = world
+            .cache
+            .read(tenant, &world.backend, &shared, POLICY, Consistency::Cached);
+        read.await
+    };
+    let (theirs, own) = tokio::join!(read(&world.tenant), read(&globex));
+    theirs.unwrap_err();
+    assert_eq!(text(own.unwrap().found).unwrap(), "all");
 }
 
 #[tokio::test(start_paused = true)]

@@ -103,7 +103,7 @@ impl Configs {
             let found = found.map(|read| {
                 sought.freshness = sought.freshness.and(read.freshness);
                 if let (ReadMany::Nothing, Some(layer)) = (&read.found, sought.at) {
-                    sought.layers.is_not_in(layer, read.freshness.as_of);
+                    sought.layers.is_not_in(layer, read.freshness);
                 }
                 read.found
             });

@@ -27,9 +27,9 @@ pub(super) struct Layers<'p> {
     own: Box<dyn Iterator<Item = (Origin, &'p Place)> + Send + 'p>,
     beneath: Box<dyn Iterator<Item = (Origin, &'p Place)> + Send + 'p>,
     consistency: Consistency,
-    /// When home was looked at.
+    /// Home was looked at then, or later.
     home: Option<Instant>,
-    /// When a former home was, last.
+    /// The last of the former homes that were looked at had answered by then.
     former: Option<Instant>,
 }
 
@@ -53,11 +53,11 @@ impl<'p> Layers<'p> {
         }
     }
 
-    /// It is not in that one, as of then.
-    pub(super) fn is_not_in(&mut self, layer: Layer<'_>, as_of: Instant) {
+    /// It is not in that one.
+    pub(super) fn is_not_in(&mut self, layer: Layer<'_>, freshness: Freshness) {
         match layer.origin {
-            Origin::Home => self.home = Some(as_of),
-            Origin::Former => self.former = self.former.max(Some(as_of)),
+            Origin::Home => self.home = Some(freshness.as_of),
+            Origin::Former => self.former = self.former.max(Some(freshness.until)),
             Origin::Default => {}
         }
     }
@@ -76,7 +76,7 @@ impl<'p> Iterator for Layers<'p> {
             });
         }
         // A write that moves a key writes home before it clears a former home. So who saw it in neither looks at home
-        // again, if that was looked at first: it was between the two.
+        // again, unless that was looked at after all of the others: it may have been between the two.
         if self.former.take() > self.home {
             return Some(Layer {
                 origin: Origin::Home,
@@ -143,7 +143,7 @@ impl Configs {
                     freshness,
                 }));
             }
-            layers.is_not_in(layer, read.freshness.as_of);
+            layers.is_not_in(layer, read.freshness);
         }
         Ok(None)
     }

@@ -94,7 +94,9 @@ impl Calls {
             };
             match failure::of(&error) {
                 Failure::Throttled => self.quota.slow_down(),
-                Failure::Passing if repeat == Repeat::Always || error.code() == Some("TooManyUpdates") => {}
+                // Another write was under way, and this one was not begun (API reference, `PutParameter`).
+                _ if error.code() == Some("TooManyUpdates") => {}
+                Failure::Passing if repeat == Repeat::Always => {}
                 Failure::Passing | Failure::Lasting => return Err(error),
             }
             sleep(wait).await;

@@ -92,7 +92,7 @@ impl Quota {
 
     /// How many turns come within that time.
     pub(super) fn within(&self, time: Duration) -> usize {
-        self.lock().bucket.within(time)
+        self.lock().bucket.within(Instant::now(), time)
     }
 
     /// None: it is this one's already.
@@ -237,7 +237,8 @@ impl Bucket {
         clippy::cast_sign_loss,
         reason = "it is positive, and a bound"
     )]
-    fn within(&self, time: Duration) -> usize {
+    fn within(&mut self, now: Instant, time: Duration) -> usize {
+        self.fill(now);
         (self.tokens.max(0.0) + self.rate * time.as_secs_f64()).ceil() as usize
     }
 

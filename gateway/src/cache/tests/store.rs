@@ -15,7 +15,7 @@ use crate::backend::{
 };
 use crate::clock::Clock;
 use crate::identity::VerifiedTenant;
-use crate::key::{Etag, Life};
+use crate::key::{Etag, Life, TenantId};
 use crate::placement::{PhysicalName, Place};
 
 #[derive(Default)]
@@ -24,6 +24,11 @@ pub(super) struct Fake {
     lives: AtomicUsize,
     calls: AtomicUsize,
     fails: AtomicBool,
+    fails_for: Mutex<Option<TenantId>>,
+    /// Reads that have seen what they will answer.
+    looks: tokio::sync::watch::Sender<usize>,
+    /// Before the next read is answered.
+    answers_after: Mutex<Duration>,
     yesterday: Mutex<Option<BTreeMap<PhysicalName, Entry>>>,
     /// Before and after it does something, drawn up to this.
     pub(super) pause: Mutex<Duration>,
@@ -75,6 +80,27 @@ impl Fake {
         self.fails.store(fails, Ordering::SeqCst);
     }
 
+    /// This tenant's reads fail.
+    pub(super) fn fail_for(&self, tenant: &TenantId) {
+        *self.fails_for.lock().unwrap() = Some(tenant.clone());
+    }
+
+    /// Behind everybody's back.
+    pub(super) fn remove(&self, place: &Place) {
+        self.states.lock().unwrap().remove(&place.name);
+    }
+
+    /// The next read is answered so long after the store looked.
+    pub(super) fn answer_after(&self, time: Duration) {
+        *self.answers_after.lock().unwrap() = time;
+    }
+
+    /// Returns when so many reads have looked.
+    pub(super) async fn looked(&self, reads: usize) {
+        let mut looks = self.looks.subscribe();
+        looks.wait_for(|looks| *looks >= reads).await.unwrap();
+    }
+
     pub(super) fn state(&self) -> BTreeMap<PhysicalName, Entry> {
         self.states.lock().unwrap().clone()
     }
@@ -116,7 +142,13 @@ impl Backend for Fake {
         scope_root(tenant, name.range(), Access::Read)?;
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.pause().await?;
+        if self.fails_for.lock().unwrap().as_ref() == Some(tenant.id()) {
+            return Err(BackendError::Away("this tenant's session".to_owned()));
+        }
         let found = self.look(name);
+        self.looks.send_modify(|looks| *looks += 1);
+        let late = std::mem::take(&mut *self.answers_after.lock().unwrap());
+        sleep(late).await;
         self.pause().await?;
         Ok(found)
     }
