@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::dynamodb::{self, DynamoDb};
 use crate::backend::embedded::{self, Embedded};
-use crate::backend::ssm::{ParameterSettings, ParameterStore};
+use crate::backend::ssm::{self, ParameterSettings, ParameterStore};
 use crate::backend::{AwsSettings, Backend, Catalog, NoRegion};
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -193,8 +193,7 @@ pub fn strategy_catalog(settings: &Settings) -> Vec<strategy::Backend> {
             max_value_bytes: match backend.kind {
                 BackendKind::Embedded => embedded::CAPABILITIES.max_value_bytes,
                 BackendKind::DynamoDb => dynamodb::CAPABILITIES.max_value_bytes,
-                // Settings with others do not resolve yet.
-                BackendKind::Ssm => 0,
+                BackendKind::Ssm => ssm::CAPABILITIES.max_value_bytes,
             },
             attributes: backend.attributes.clone().into_iter().collect(),
         })

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 #[cfg(test)]
@@ -48,6 +49,8 @@ pub struct Capabilities {
     pub secret: bool,
     /// Keeps who wrote.
     pub updated_by: bool,
+    /// May answer with what stood before a change, for a while after it.
+    pub reads_lag: bool,
 }
 
 impl Capabilities {
@@ -171,12 +174,26 @@ pub struct HistoryPage {
 }
 
 /// A part of a range, by name, ascending.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Page {
     /// What stands there.
     pub entries: Vec<(Name, Entry)>,
     /// Whether more may follow the last one.
     pub more: bool,
+    /// The store was asked then, or later.
+    pub as_of: Instant,
+}
+
+impl Page {
+    /// One with nothing on it yet.
+    #[must_use]
+    pub fn new(as_of: Instant) -> Self {
+        Self {
+            entries: Vec::new(),
+            more: false,
+            as_of,
+        }
+    }
 }
 
 /// Which part of a range.

@@ -6,26 +6,22 @@
 
 mod fence;
 mod known;
+mod reads;
+mod writes;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as QuickCache;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use crate::backend::{Access, Backend, BackendError, Conditions, Entry, NewEntry, ReadMany, WriteError, scope_root};
-use crate::clock::backoff;
-use crate::identity::VerifiedTenant;
-use crate::key::{Etag, TenantId};
+use crate::backend::{Backend, Entry};
 use crate::placement::{CachePolicy, Place};
-use fence::{Fence, WriteTicket};
-use known::{Known, Look};
+use fence::Fence;
+use known::{Known, Look, Verdict};
+use reads::Flight;
 
 /// Of an entry, besides its texts: handles, times, the cache's own.
 const PER_ENTRY_BYTES: usize = 256;
@@ -33,10 +29,6 @@ const PER_ENTRY_BYTES: usize = 256;
 const TYPICAL_BYTES: u64 = 1024;
 /// Locks of what is under way.
 const SHARDS: usize = 64;
-/// How often a store is asked again that answered with what stood before what was seen.
-const BEHIND: usize = 5;
-/// Waits before that.
-const WAITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// How true an answer has to be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -102,17 +94,12 @@ pub struct Read<T> {
     pub freshness: Freshness,
 }
 
-type Landing = Shared<BoxFuture<'static, Result<Arc<Known>, BackendError>>>;
-
-/// A read that others may wait for.
-#[derive(Clone)]
-struct Flight {
-    /// By whose credentials, and in whose turn.
-    tenant: TenantId,
-    landing: Landing,
+/// Some of the places, each as long as something is under way there.
+struct Shard {
+    fences: HashMap<Place, Fence<Flight>>,
+    /// When something last changed, or may have, at any of these places.
+    changed: Instant,
 }
-
-type Shard = HashMap<Place, Fence<Flight>>;
 
 /// The cache of one gateway, over all of its stores.
 pub struct Cache {
@@ -144,7 +131,7 @@ impl Cache {
         let entries = usize::try_from(bytes / TYPICAL_BYTES).unwrap_or(usize::MAX).max(1);
         Arc::new(Self {
             known: QuickCache::with_weighter(entries, bytes, Weight),
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             hasher: RandomState::new(),
             otherwise: otherwise.at_most(most),
             most,
@@ -157,172 +144,30 @@ impl Cache {
         own.map_or(self.otherwise, |own| own.at_most(self.most))
     }
 
-    /// What stands at `place`, in `backend`.
-    pub async fn read(
-        self: &Arc<Self>,
-        tenant: &VerifiedTenant,
-        backend: &Arc<dyn Backend>,
-        place: &Place,
-        policy: CachePolicy,
-        consistency: Consistency,
-    ) -> Result<Read<Option<Entry>>, BackendError> {
-        // The third wall stands before the cache too: what is kept was once read for somebody.
-        scope_root(tenant, place.name.range(), Access::Read)?;
-        let kept = match consistency {
-            Consistency::Cached => self.known.get(place),
-            Consistency::Latest => None,
-        };
-        match kept.as_ref().map(|known| (known, known.look(policy, Instant::now()))) {
-            Some((known, Look::Fresh)) => return Ok(served(known, Source::Cache)),
-            Some((known, Look::Stale)) => {
-                // Whoever it is asked for, it is asked for once.
-                drop(self.flight(tenant, backend, place));
-                return Ok(served(known, Source::Stale));
-            }
-            _ => {}
-        }
-        let flight = match consistency {
-            Consistency::Cached => self.flight(tenant, backend, place),
-            Consistency::Latest => self.depart(&mut self.shard(place), tenant, backend, place),
-        };
-        let mut landed = flight.landing.await;
-        if landed.is_err() && flight.tenant != *tenant.id() {
-            // What another tenant meets with is no answer to this one.
-            let own = self.depart(&mut self.shard(place), tenant, backend, place);
-            landed = own.landing.await;
-        }
-        match (landed, kept) {
-            (Ok(known), _) => Ok(served(&known, Source::Backend)),
-            (Err(_), Some(kept)) if kept.stands_in(policy, Instant::now()) => Ok(served(&kept, Source::Stale)),
-            (Err(error), _) => Err(error),
-        }
-    }
-
-    /// What stands at each of these places of one `backend`, in their order: what is not known is asked for at once. No further
-    /// value once so many `bytes` of those are together.
-    pub async fn read_many(
-        self: &Arc<Self>,
-        tenant: &VerifiedTenant,
-        backend: &Arc<dyn Backend>,
-        places: &[(&Place, CachePolicy)],
-        consistency: Consistency,
-        bytes: usize,
-    ) -> Vec<Result<Read<ReadMany>, BackendError>> {
-        let mut answers: Vec<Option<Result<Read<ReadMany>, BackendError>>> = Vec::with_capacity(places.len());
-        let mut asked = Vec::new();
-        for (at, (place, policy)) in places.iter().enumerate() {
-            if let Err(foreign) = scope_root(tenant, place.name.range(), Access::Read) {
-                answers.push(Some(Err(foreign)));
-                continue;
-            }
-            let is_near = consistency == Consistency::Cached
-                && self
-                    .known
-                    .peek(*place)
-                    .is_some_and(|known| known.look(*policy, Instant::now()) != Look::Over);
-            if is_near {
-                let read = self.read(tenant, backend, place, *policy, consistency).await;
-                answers.push(Some(read.map(of_many)));
-            } else {
-                asked.push(at);
-                answers.push(None);
-            }
-        }
-        let began = Instant::now();
-        let tickets: Vec<_> = asked
-            .iter()
-            .map(|at| {
-                let place = places[*at].0;
-                ReadGuard::begin(self, place)
-            })
-            .collect();
-        let names: Vec<_> = asked.iter().map(|at| &places[*at].0.name).collect();
-        let found = if names.is_empty() {
-            Vec::new()
-        } else {
-            backend.read_many(tenant, &names, bytes).await
-        };
-        for ((at, mut guard), found) in asked.into_iter().zip(tickets).zip(found) {
-            let (place, policy) = places[at];
-            let answer = match found {
-                Ok(ReadMany::Unread) => Ok(Read {
-                    found: ReadMany::Unread,
-                    freshness: Freshness::now(),
-                }),
-                Ok(found) => {
-                    let entry = match found {
-                        ReadMany::Found(entry) => Some(entry),
-                        ReadMany::Nothing | ReadMany::Unread => None,
-                    };
-                    match guard.end(entry, began) {
-                        Some(known) => Ok(of_many(served(&known, Source::Backend))),
-                        // It is behind: asked for by itself, it is asked for again.
-                        None => {
-                            drop(guard);
-                            let again = self.read(tenant, backend, place, policy, Consistency::Latest);
-                            again.await.map(of_many)
-                        }
-                    }
-                }
-                Err(error) => match self.known.peek(place) {
-                    Some(kept) if consistency == Consistency::Cached && kept.stands_in(policy, Instant::now()) => {
-                        Ok(of_many(served(&kept, Source::Stale)))
-                    }
-                    _ => Err(error),
-                },
-            };
-            answers[at] = Some(answer);
-        }
-        let lost = || {
-            Err(BackendError::Damaged(
-                "a store answered for fewer names than it was asked for".to_owned(),
-            ))
-        };
-        answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
-    }
-
-    /// Writes through to `backend`; what is acknowledged is what is read from here on.
-    pub async fn write(
+    /// What stands at a place of which a list says that `entry` does, as of when the list was asked for: that, or what is
+    /// known since. It is kept for who reads it next, where it `has_value`.
+    pub fn listed(
         &self,
-        tenant: &VerifiedTenant,
         backend: &Arc<dyn Backend>,
         place: &Place,
-        entry: NewEntry,
-        conditions: Conditions,
-    ) -> Result<Entry, WriteError> {
-        let guard = WriteGuard::begin(self, place);
-        let value = entry.value.clone();
-        let began = Instant::now();
-        let written = backend.write(tenant, &place.name, entry, conditions).await?;
-        // An answer that was remembered tells what stood then.
-        if conditions.once.is_none() {
-            let stands = Entry {
-                // Its own bytes: what came in a request is a part of all that came, and would keep it.
-                value: Bytes::copy_from_slice(&value),
-                ..written.clone()
-            };
-            guard.end(stands, began);
+        entry: Entry,
+        as_of: Instant,
+        has_value: bool,
+    ) -> Option<Entry> {
+        let mut shard = self.shard(place);
+        let before = self.known.peek(place);
+        if let Some(since) = before.as_ref().filter(|known| known.as_of >= as_of && known.holds()) {
+            return since.entry.clone();
         }
-        Ok(written)
-    }
-
-    /// Deletes in `backend`; what is acknowledged is not read from here on.
-    pub async fn delete(
-        &self,
-        tenant: &VerifiedTenant,
-        backend: &Arc<dyn Backend>,
-        place: &Place,
-        elsewhere: bool,
-        conditions: Conditions,
-    ) -> Result<bool, WriteError> {
-        let mut guard = WriteGuard::begin(self, place);
-        let seen = self.known.peek(place).and_then(|known| known.newest());
-        let deleted = backend.delete(tenant, &place.name, elsewhere, conditions).await?;
-        // An answer that was remembered tells what was deleted then.
-        if conditions.once.is_none() {
-            guard.ended = seen;
+        let lags = backend.capabilities().reads_lag;
+        match Known::heard(Some(entry.clone()), as_of, before.as_deref(), lags) {
+            Verdict::Holds(known) if has_value && shard.knows_of_no_change_since(place, as_of) => {
+                self.keep(place, known);
+                Some(entry)
+            }
+            Verdict::Holds(_) | Verdict::Doubtful(_) => Some(entry),
+            Verdict::Behind => before?.entry.clone(),
         }
-        Ok(deleted)
     }
 
     /// In the API's words: what is known of a place, for a reader with that policy.
@@ -336,42 +181,6 @@ impl Cache {
                 (Look::Stale | Look::Over, _) => "stale",
             },
         }
-    }
-
-    /// The read that who comes now waits for; it begins, if there is none.
-    fn flight(self: &Arc<Self>, tenant: &VerifiedTenant, backend: &Arc<dyn Backend>, place: &Place) -> Flight {
-        let mut shard = self.shard(place);
-        match shard.get(place).and_then(Fence::flight) {
-            Some(flight) => flight.clone(),
-            None => self.depart(&mut shard, tenant, backend, place),
-        }
-    }
-
-    /// A read that begins now, and goes on whoever leaves.
-    fn depart(
-        self: &Arc<Self>,
-        shard: &mut Shard,
-        tenant: &VerifiedTenant,
-        backend: &Arc<dyn Backend>,
-        place: &Place,
-    ) -> Flight {
-        let fence = shard.entry(place.clone()).or_default();
-        let guard = ReadGuard {
-            cache: Arc::clone(self),
-            place: place.clone(),
-            ticket: Some(fence.begin_read()),
-        };
-        let read = tokio::spawn(guard.read(tenant.clone(), Arc::clone(backend)));
-        let landing = async move {
-            let read = read.await;
-            read.unwrap_or_else(|_| Err(BackendError::Damaged("a read of it ended without an answer".to_owned())))
-        };
-        let flight = Flight {
-            tenant: tenant.id().clone(),
-            landing: landing.boxed().shared(),
-        };
-        fence.let_wait(flight.clone());
-        flight
     }
 
     /// What is kept of a place becomes what it is given, under the lock of that place.
@@ -389,141 +198,33 @@ impl Cache {
     }
 }
 
-fn served(known: &Arc<Known>, source: Source) -> Read<Option<Entry>> {
-    Read {
-        found: known.entry.clone(),
-        freshness: Freshness {
-            source,
-            as_of: known.as_of,
-            until: known.until,
-        },
-    }
-}
-
-fn of_many(read: Read<Option<Entry>>) -> Read<ReadMany> {
-    Read {
-        found: read.found.map_or(ReadMany::Nothing, ReadMany::Found),
-        freshness: read.freshness,
-    }
-}
-
-/// Leaves nothing behind where nothing is under way.
-fn leave(shard: &mut Shard, place: &Place) {
-    if shard.get(place).is_some_and(Fence::is_idle) {
-        shard.remove(place);
-    }
-}
-
-/// A read that is under way, until this is dropped.
-struct ReadGuard {
-    cache: Arc<Cache>,
-    place: Place,
-    ticket: Option<fence::ReadTicket>,
-}
-
-impl ReadGuard {
-    fn begin(cache: &Arc<Cache>, place: &Place) -> Self {
-        let ticket = cache.shard(place).entry(place.clone()).or_default().begin_read();
+impl Shard {
+    fn new() -> Self {
         Self {
-            cache: Arc::clone(cache),
-            place: place.clone(),
-            ticket: Some(ticket),
+            fences: HashMap::new(),
+            changed: Instant::now(),
         }
     }
 
-    /// Asks the store, and again where it is behind what was seen before.
-    async fn read(mut self, tenant: VerifiedTenant, backend: Arc<dyn Backend>) -> Result<Arc<Known>, BackendError> {
-        let mut waits = backoff(WAITS).take(BEHIND);
-        loop {
-            let began = Instant::now();
-            let entry = backend.read(&tenant, &self.place.name).await?;
-            if let Some(known) = self.end(entry, began) {
-                return Ok(known);
-            }
-            sleep(waits.next().ok_or_else(behind)?).await;
+    fn fence(&mut self, place: &Place) -> &mut Fence<Flight> {
+        self.fences.entry(place.clone()).or_default()
+    }
+
+    /// What is under way there is told of.
+    fn at(&mut self, place: &Place) -> Option<&mut Fence<Flight>> {
+        self.fences.get_mut(place)
+    }
+
+    /// Leaves nothing behind where nothing is under way.
+    fn leave(&mut self, place: &Place) {
+        if self.fences.get(place).is_some_and(Fence::is_idle) {
+            self.fences.remove(place);
         }
     }
 
-    /// What the store said that was asked at `began`, kept if it may be. None: it is behind, and this read goes on.
-    fn end(&mut self, entry: Option<Entry>, began: Instant) -> Option<Arc<Known>> {
-        let mut shard = self.cache.shard(&self.place);
-        let before = self.cache.known.peek(&self.place);
-        let known = Known::new(entry, began, before.as_deref())?;
-        let ticket = self.ticket.take()?;
-        let may_keep = shard.get_mut(&self.place).is_some_and(|fence| fence.end_read(ticket));
-        leave(&mut shard, &self.place);
-        Some(if may_keep {
-            self.cache.keep(&self.place, known)
-        } else {
-            Arc::new(known)
-        })
-    }
-}
-
-impl Drop for ReadGuard {
-    fn drop(&mut self) {
-        let Some(ticket) = self.ticket.take() else {
-            return;
-        };
-        let mut shard = self.cache.shard(&self.place);
-        if let Some(fence) = shard.get_mut(&self.place) {
-            fence.give_up_read(ticket);
-        }
-        leave(&mut shard, &self.place);
-    }
-}
-
-fn behind() -> BackendError {
-    BackendError::Away("it answers with what stood before: a replica of it is behind".to_owned())
-}
-
-/// A write that is under way, until this is dropped. Unless it ends, nobody knows what stands.
-struct WriteGuard<'c> {
-    cache: &'c Cache,
-    place: &'c Place,
-    ticket: Option<WriteTicket>,
-    /// A state that stands no more.
-    ended: Option<Etag>,
-}
-
-impl<'c> WriteGuard<'c> {
-    fn begin(cache: &'c Cache, place: &'c Place) -> Self {
-        let ticket = cache.shard(place).entry(place.clone()).or_default().begin_write();
-        Self {
-            cache,
-            place,
-            ticket: Some(ticket),
-            ended: None,
-        }
-    }
-
-    /// This stands, as of `began`.
-    fn end(mut self, stands: Entry, began: Instant) {
-        self.finish(Some((stands, began)));
-    }
-
-    fn finish(&mut self, stands: Option<(Entry, Instant)>) {
-        let Some(ticket) = self.ticket.take() else {
-            return;
-        };
-        let mut shard = self.cache.shard(self.place);
-        let may_keep = shard.get_mut(self.place).is_some_and(|fence| fence.end_write(ticket));
-        leave(&mut shard, self.place);
-        let before = self.cache.known.peek(self.place);
-        // What this write followed is older than it, whatever the store's clocks say.
-        let known = stands.filter(|_| may_keep);
-        let known = known.and_then(|(entry, began)| Known::new(Some(entry), began, None));
-        let left = || before.as_ref()?.gone(self.ended, Instant::now());
-        match known.or_else(left) {
-            Some(known) => _ = self.cache.keep(self.place, known),
-            None => _ = self.cache.known.remove(self.place),
-        }
-    }
-}
-
-impl Drop for WriteGuard<'_> {
-    fn drop(&mut self) {
-        self.finish(None);
+    /// Whether an answer of then may be kept that was no single read's.
+    fn knows_of_no_change_since(&mut self, place: &Place, as_of: Instant) -> bool {
+        self.changed < as_of && self.at(place).is_none_or(|fence| !fence.is_written())
     }
 }
 

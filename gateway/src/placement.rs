@@ -169,11 +169,7 @@ impl Grants {
         if let Some(reason) = decision.reason.as_ref().filter(|reason| reason.len() > REASON_BYTES) {
             return Err(BrokenDecision::Reason(reason.len()));
         }
-        let place = |placement: &wit::Placement| {
-            let PlaceRange { backend, range } = self.range(tenant, key.tag(), placement)?;
-            let name = range.name(key.name());
-            Ok(Place { backend, name })
-        };
+        let place = |placement: &wit::Placement| Ok(self.range(tenant, key.tag(), placement)?.place(key.name()));
         let own = |placement: &wit::Placement| match placement.scope {
             wit::Scope::Tenant => place(placement),
             wit::Scope::Shared => Err(BrokenDecision::SharedHome),
@@ -302,6 +298,17 @@ impl Place {
     #[must_use]
     pub fn is_shared(&self) -> bool {
         *self.name.range.space() == Space::Shared
+    }
+}
+
+impl PlaceRange {
+    /// What has that name there.
+    #[must_use]
+    pub fn place(&self, name: &Name) -> Place {
+        Place {
+            backend: Arc::clone(&self.backend),
+            name: self.range.clone().name(name),
+        }
     }
 }
 

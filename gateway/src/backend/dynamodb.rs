@@ -26,6 +26,8 @@ use super::{
     Access, Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest, ReadMany,
     WriteError, scope_root,
 };
+use tokio::time::Instant;
+
 use crate::clock::Clock;
 use crate::identity::VerifiedTenant;
 use crate::key::Name;
@@ -57,6 +59,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     deleted_history: true,
     secret: false,
     updated_by: true,
+    reads_lag: false,
 };
 
 /// One table.
@@ -247,7 +250,7 @@ impl Backend for DynamoDb {
         };
         if keys.is_empty() {
             scope_root(tenant, request.range, Access::Read)?;
-            return Ok(Page::default());
+            return Ok(Page::new(Instant::now()));
         }
         let ask = Ask {
             keys: &keys,
@@ -258,11 +261,9 @@ impl Backend for DynamoDb {
         };
         let read = async {
             let partition = self.partition(tenant, request.range, Access::Read).await?;
+            let mut page = Page::new(Instant::now());
             let answer = partition.query(ask).await?;
-            let mut page = Page {
-                entries: Vec::new(),
-                more: answer.last_evaluated_key.is_some(),
-            };
+            page.more = answer.last_evaluated_key.is_some();
             let mut together = 0;
             for found in answer.items.into_iter().flatten() {
                 if together >= request.bytes {

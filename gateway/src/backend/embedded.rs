@@ -19,6 +19,8 @@ use super::{
     Access, Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest,
     WriteError, scope_root,
 };
+use tokio::time::Instant;
+
 use crate::clock::Clock;
 use crate::identity::VerifiedTenant;
 use crate::key::Name;
@@ -56,6 +58,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     deleted_history: true,
     secret: false,
     updated_by: true,
+    reads_lag: false,
 };
 
 /// One file, open.
@@ -230,8 +233,8 @@ impl Backend for Embedded {
         let after = format!("{folder}{}", request.after);
         let (entries, bytes, keys_only) = (request.entries, request.bytes, request.keys_only);
         off_the_runtime(&self.store, move |database| {
+            let mut page = Page::new(Instant::now());
             let values = database.begin_read()?.open_table(VALUES)?;
-            let mut page = Page::default();
             let mut together = 0;
             for item in values.range(prefix.as_str().max(after.as_str())..)? {
                 let (path, record) = item?;

@@ -13,6 +13,7 @@ mod text;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -46,6 +47,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     deleted_history: false,
     secret: true,
     updated_by: false,
+    reads_lag: true,
 };
 
 /// How Parameter Store is used, besides what all stores at AWS have: `[backends.<id>]`.
@@ -67,7 +69,7 @@ pub struct ParameterStore {
     kms_key: Option<String>,
     calls: Arc<Calls>,
     reads: Reads,
-    lists: Lists,
+    lists: Arc<Lists>,
 }
 
 impl ParameterStore {
@@ -253,8 +255,16 @@ impl Backend for ParameterStore {
         let parameter = path::parameter(&self.root, tenant, name, Access::Write)?;
         let client = self.client(tenant, name.range(), Access::Write).await;
         let _change = self.lists.change(&parameter);
-        let put = self.put(tenant, &client, &parameter, entry, conditions.precondition);
-        self.calls.within(put).await
+        let sent = AtomicBool::new(false);
+        let put = self.put(tenant, &client, &parameter, entry, conditions.precondition, &sent);
+        match self.calls.within(put).await {
+            // It waited for a turn to be read back, and not to be done.
+            Err(WriteError::Backend(BackendError::Busy { problem, .. })) if sent.load(Ordering::Relaxed) => {
+                let problem = format!("{parameter} may have been written, and could not be read back: {problem}");
+                Err(BackendError::Away(problem).into())
+            }
+            answer => answer,
+        }
     }
 
     async fn delete(

@@ -115,6 +115,11 @@ impl<F> Fence<F> {
         self.flight = Some((self.begun, flight));
     }
 
+    /// Whether something is being written.
+    pub(super) fn is_written(&self) -> bool {
+        self.writes > 0
+    }
+
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.reads == 0 && self.writes == 0

@@ -35,9 +35,12 @@ enum Doubt {
 /// The newest state that was ever seen here.
 #[derive(Debug, Clone, Copy)]
 struct Floor {
-    etag: Etag,
+    /// None: whatever stood before it ended.
+    etag: Option<Etag>,
     /// It stands no more.
     has_ended: bool,
+    /// This gateway did that, and nothing else was seen since.
+    is_own: bool,
     /// When it was seen.
     at: Instant,
 }
@@ -59,52 +62,120 @@ pub(super) enum Look {
 /// Of 256, at most.
 const JITTER: u8 = 26;
 
+/// What an answer is worth.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It is what stands, as far as anybody knows.
+    Holds(Known),
+    /// It speaks against what this gateway did, of a store that may be behind. Somebody else may have been there since.
+    Doubtful(Known),
+    /// It is older than what was seen here before.
+    Behind,
+}
+
 impl Known {
-    /// What a store said that was asked at `as_of`. None: it is older than what was seen here before.
-    pub(super) fn new(entry: Option<Entry>, as_of: Instant, before: Option<&Self>) -> Option<Self> {
+    /// What a store said that was asked at `as_of`, and that `lags` or does not.
+    pub(super) fn heard(entry: Option<Entry>, as_of: Instant, before: Option<&Self>, lags: bool) -> Verdict {
         let etag = entry.as_ref().map(|entry| entry.etag);
         let before = before.and_then(|before| before.floor);
         if let (Some(etag), Some(floor)) = (etag, before)
             && floor.is_above(etag, as_of)
         {
-            return None;
+            return Verdict::Behind;
         }
         let seen = etag.map(|etag| Floor {
-            etag,
+            etag: Some(etag),
             has_ended: false,
+            is_own: false,
             at: as_of,
         });
+        let known = Self {
+            // Once believed, it is no longer doubted.
+            floor: seen.or(before.map(|floor| Floor { is_own: false, ..floor })),
+            ..Self::stands(entry, as_of)
+        };
+        if lags && before.is_some_and(|floor| floor.is_against(etag, as_of)) {
+            Verdict::Doubtful(known)
+        } else {
+            Verdict::Holds(known)
+        }
+    }
+
+    /// What this gateway wrote.
+    pub(super) fn written(entry: Entry, as_of: Instant) -> Self {
+        let floor = Floor {
+            etag: Some(entry.etag),
+            has_ended: false,
+            is_own: true,
+            at: as_of,
+        };
+        Self {
+            floor: Some(floor),
+            ..Self::stands(Some(entry), as_of)
+        }
+    }
+
+    /// What is left of what was known `before` this gateway deleted it, which `ended` that state: nothing but what cannot come
+    /// back.
+    pub(super) fn deleted(before: Option<&Self>, ended: Option<Etag>, lags: bool, now: Instant) -> Option<Self> {
+        let floor = match before.and_then(|before| before.floor) {
+            Some(floor) if floor.etag == ended => Floor {
+                has_ended: true,
+                is_own: true,
+                at: now,
+                ..floor
+            },
+            // Somebody else was there meanwhile.
+            Some(floor) => floor,
+            None if lags => Floor {
+                etag: None,
+                has_ended: true,
+                is_own: true,
+                at: now,
+            },
+            None => return None,
+        };
         Some(Self {
+            floor: Some(floor),
+            doubt: Doubt::Gone,
+            ..Self::stands(None, now)
+        })
+    }
+
+    /// After a change through this gateway of which is not known what it left: nothing but what cannot come back.
+    pub(super) fn in_doubt(&self) -> Option<Self> {
+        self.floor?;
+        Some(Self {
+            entry: None,
+            doubt: Doubt::Gone,
+            ..self.clone()
+        })
+    }
+
+    fn stands(entry: Option<Entry>, as_of: Instant) -> Self {
+        Self {
             entry,
             as_of,
             until: Instant::now(),
             doubt: Doubt::None,
-            floor: seen.or(before),
+            floor: None,
             jitter: fastrand::u8(..JITTER),
-        })
+        }
     }
 
     /// The newest state that was ever seen here.
     pub(super) fn newest(&self) -> Option<Etag> {
-        Some(self.floor?.etag)
+        self.floor?.etag
     }
 
-    /// After a change through this gateway of which is not known what it left: nothing but what cannot come back. That state
-    /// has `ended`.
-    pub(super) fn gone(&self, ended: Option<Etag>, now: Instant) -> Option<Self> {
-        let floor = self.floor?;
-        let has_ended = ended == Some(floor.etag);
-        Some(Self {
-            entry: None,
-            doubt: Doubt::Gone,
-            floor: Some(Floor {
-                has_ended: floor.has_ended || has_ended,
-                // Only what is known to have changed begins the time anew.
-                at: if has_ended { now } else { floor.at },
-                ..floor
-            }),
-            ..self.clone()
-        })
+    /// Whether it is what stood then, and not only what cannot come back.
+    pub(super) fn holds(&self) -> bool {
+        self.doubt == Doubt::None
+    }
+
+    /// Whether it is young enough for who came then.
+    pub(super) fn answers(&self, policy: CachePolicy, came: Instant) -> bool {
+        self.age(came) <= self.time(policy)
     }
 
     /// What that policy makes of it.
@@ -124,32 +195,43 @@ impl Known {
 
     /// Whether it is better than nothing, where the store cannot be asked.
     pub(super) fn stands_in(&self, policy: CachePolicy, now: Instant) -> bool {
-        let believed = if self.entry.is_some() {
-            policy.ttl
-        } else {
-            policy.negative
-        };
-        self.doubt == Doubt::None && self.age(now) < believed + policy.stale
+        self.doubt == Doubt::None && self.age(now) < self.time(policy) + policy.stale
     }
 
     fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.as_of)
     }
 
-    fn believed(&self, policy: CachePolicy) -> Duration {
-        let believed = if self.entry.is_some() {
+    fn time(&self, policy: CachePolicy) -> Duration {
+        if self.entry.is_some() {
             policy.ttl
         } else {
             policy.negative
-        };
-        believed * (256 - u32::from(self.jitter)) / 256
+        }
+    }
+
+    fn believed(&self, policy: CachePolicy) -> Duration {
+        self.time(policy) * (256 - u32::from(self.jitter)) / 256
     }
 }
 
 impl Floor {
     /// Whether a store that says so, asked then, tells what stood before.
     fn is_above(self, etag: Etag, asked: Instant) -> bool {
-        let is_older = etag < self.etag || (self.has_ended && etag == self.etag);
-        is_older && asked.saturating_duration_since(self.at) < LAG
+        let is_older = Some(etag) < self.etag || (self.has_ended && Some(etag) == self.etag);
+        is_older && self.is_recent(asked)
+    }
+
+    /// Whether a store that says so, asked then, may not have heard of what this gateway did.
+    fn is_against(self, etag: Option<Etag>, asked: Instant) -> bool {
+        let speaks_against = match etag {
+            None => !self.has_ended,
+            Some(_) => self.etag.is_none(),
+        };
+        self.is_own && speaks_against && self.is_recent(asked)
+    }
+
+    fn is_recent(self, asked: Instant) -> bool {
+        asked.saturating_duration_since(self.at) < LAG
     }
 }

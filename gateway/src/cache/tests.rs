@@ -5,12 +5,14 @@ mod store;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::advance;
 
 use super::*;
-use crate::backend::Precondition;
 use crate::backend::conformance::names;
+use crate::backend::{BackendError, Conditions, Precondition, ReadMany};
+use crate::identity::VerifiedTenant;
 use crate::placement::PhysicalName;
 use store::{Fake, entry};
 
@@ -423,7 +425,169 @@ async fn it_holds_so_many_bytes_and_no_more() {
     }
     assert!(world.cache.known.weight() <= 100_000 && world.cache.known.len() > 40);
     assert!(
-        world.cache.shards.iter().all(|shard| shard.lock().unwrap().is_empty()),
+        world
+            .cache
+            .shards
+            .iter()
+            .all(|shard| shard.lock().unwrap().fences.is_empty()),
         "nothing is under way"
     );
+}
+
+/// Of many places, all of them believed for the same time.
+async fn read_many(world: &World, places: &[Place], policy: CachePolicy) -> Vec<(Option<String>, Source)> {
+    let places: Vec<_> = places.iter().map(|place| (place, policy)).collect();
+    let read = world
+        .cache
+        .read_many(&world.tenant, &world.backend, &places, Consistency::Cached, 1 << 20);
+    let read = read.await.into_iter().map(|read| {
+        let read = read.unwrap();
+        let found = match read.found {
+            ReadMany::Found(entry) => text(Some(entry)),
+            ReadMany::Nothing => None,
+            ReadMany::Unread => panic!("there is room for all"),
+        };
+        (found, read.freshness.source)
+    });
+    read.collect()
+}
+
+fn places(world: &World, many: usize) -> Vec<Place> {
+    let place = |at| place(names(&world.tenant, "ns", &format!("t_{at}"))[0].clone());
+    (0..many).map(place).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_and_single_reads_wait_for_each_other() {
+    let world = World::new();
+    let places = places(&world, 100);
+    for place in &places {
+        world.store.put(place, "one");
+    }
+    let single = async |place| {
+        let read = world
+            .cache
+            .read(&world.tenant, &world.backend, place, POLICY, Consistency::Cached);
+        read.await.unwrap().freshness.source
+    };
+    let (first, many, single) = tokio::join!(
+        single(&places[7]),
+        join_all((0..50).map(|_| read_many(&world, &places, POLICY))),
+        join_all(places.iter().map(single)),
+    );
+    assert_eq!(first, Source::Backend);
+    assert!(
+        many.into_iter()
+            .flatten()
+            .all(|read| read == some("one", Source::Backend))
+    );
+    assert!(single.into_iter().all(|source| source == Source::Backend));
+    assert_eq!(
+        world.store.calls(),
+        2,
+        "the first single one, and a batch of the others"
+    );
+    // Past their time, they are asked for together too, and behind the caller.
+    advance(POLICY.ttl).await;
+    let read = read_many(&world, &places, POLICY).await;
+    assert!(read.into_iter().all(|read| read == some("one", Source::Stale)));
+    advance(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.store.calls(), 1);
+    let read = read_many(&world, &places, POLICY).await;
+    assert!(read.into_iter().all(|read| read == some("one", Source::Cache)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_believes_nothing_waits_for_no_earlier_read() {
+    let world = World::new();
+    let nothing = CachePolicy {
+        ttl: Duration::ZERO,
+        stale: Duration::ZERO,
+        negative: Duration::ZERO,
+    };
+    world.store.put(&world.place, "one");
+    world.store.answer_after(Duration::from_secs(1));
+    let late = async {
+        world.store.looked(1).await;
+        world.store.put(&world.place, "two");
+        advance(Duration::from_millis(1)).await;
+        read_many(&world, std::slice::from_ref(&world.place), nothing).await
+    };
+    let (early, late) = tokio::join!(world.read(), late);
+    assert_eq!(late, [some("two", Source::Backend)]);
+    // Nor is what was seen meanwhile taken back.
+    assert_eq!(early.unwrap(), some("two", Source::Backend));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_lags_is_not_believed_against_what_was_done_here() {
+    let world = World::new();
+    world.store.lag();
+    // It says that there is nothing, right after a write.
+    let before = world.store.state();
+    world.write("one").await;
+    world.store.answer_with(Some(before));
+    let latest = async { text(world.read_as(Consistency::Latest).await.unwrap().found) };
+    let catches_up = async {
+        world.store.looked(2).await;
+        world.store.answer_with(None);
+    };
+    let (latest, ()) = tokio::join!(latest, catches_up);
+    assert_eq!(latest.as_deref(), Some("one"));
+    // Somebody else deleted it: that is believed too, in the end, and then at once.
+    world.store.remove(&world.place);
+    world.store.calls();
+    assert!(world.read_as(Consistency::Latest).await.unwrap().found.is_none());
+    assert!(
+        world.store.calls() <= 2,
+        "what was seen since is no longer this gateway's own word"
+    );
+    // It tells of what was deleted, and nobody here knew of that.
+    world.store.put(&world.place, "two");
+    let before = world.store.state();
+    let world = World {
+        cache: Cache::new(1 << 20, POLICY, POLICY),
+        ..world
+    };
+    world.delete().await;
+    world.store.answer_with(Some(before));
+    let looked = world.store.looks();
+    let catches_up = async {
+        world.store.looked(looked + 2).await;
+        world.store.answer_with(None);
+    };
+    let (read, ()) = tokio::join!(world.read(), catches_up);
+    assert_eq!(read.unwrap(), (None, Source::Backend));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_list_says_is_kept_and_gives_way_to_what_is_known_since() {
+    let world = World::new();
+    let gathered = Instant::now();
+    let old = world.store.put(&world.place, "old");
+    let listed = |entry: &Entry, as_of| {
+        let shown = world
+            .cache
+            .listed(&world.backend, &world.place, entry.clone(), as_of, true);
+        text(shown)
+    };
+    advance(Duration::from_secs(1)).await;
+    let as_of = Instant::now();
+    assert_eq!(listed(&old, as_of).as_deref(), Some("old"));
+    assert_eq!(world.read().await.unwrap(), some("old", Source::Cache));
+    assert_eq!(world.store.calls(), 0);
+    world.write("new").await;
+    assert_eq!(listed(&old, as_of).as_deref(), Some("new"));
+    assert_eq!(world.read().await.unwrap(), some("new", Source::Cache));
+    world.store.remove(&world.place);
+    assert!(world.read_as(Consistency::Latest).await.unwrap().found.is_none());
+    assert_eq!(listed(&old, as_of), None, "it was seen to be gone since");
+    // What a list saw before a change is shown, and not kept.
+    let other = World::new();
+    let old = other.store.put(&other.place, "old");
+    other.delete().await;
+    let shown = other.cache.listed(&other.backend, &other.place, old, gathered, true);
+    assert_eq!(text(shown).as_deref(), Some("old"));
+    assert_eq!(other.read().await.unwrap(), (None, Source::Backend));
 }

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::{Config, ConfigError, Configs};
 use crate::backend::{Backend, Entry, PageRequest};
-use crate::cache::Consistency;
+use crate::cache::{self, Cache, Consistency, Freshness};
 use crate::identity::Reader;
 use crate::key::{KeyPrefix, Name, Tag, TagPrefix};
 use crate::placement::{Origin, PlaceRange};
@@ -39,12 +41,14 @@ pub struct ListRequest<'r> {
 }
 
 /// A page, by key, ascending.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Listed {
     /// What stands.
     pub configs: Vec<Config>,
     /// The way to the next page. Empty: that was all.
     pub next_page_token: String,
+    /// Of all that was looked at for it.
+    pub freshness: Freshness,
 }
 
 impl Configs {
@@ -59,12 +63,19 @@ impl Configs {
         };
         let snapshot = self.registry.current();
         let mut sources = self.sources(&snapshot, reader, &request, &after).await?;
-        let mut listed = Listed::default();
+        let mut listed = Listed {
+            configs: Vec::new(),
+            next_page_token: String::new(),
+            freshness: Freshness::now(),
+        };
         let mut together = 0;
         let mut examined = 0;
         loop {
             for source in &mut sources {
-                source.refill(reader, &request).await?;
+                let read = source.refill(reader, &request, &self.cache);
+                if let Some(freshness) = read.await? {
+                    listed.freshness = listed.freshness.and(freshness);
+                }
             }
             // The least key of all sources. A source without one has no more.
             let Some(key) = sources.iter().filter_map(Source::key).min().map(str::to_owned) else {
@@ -223,7 +234,14 @@ impl Source {
         self.first.as_deref()
     }
 
-    async fn refill(&mut self, reader: &Reader, request: &ListRequest<'_>) -> Result<(), ConfigError> {
+    /// Reads on, unless something is left. Returns how true that is.
+    async fn refill(
+        &mut self,
+        reader: &Reader,
+        request: &ListRequest<'_>,
+        cache: &Cache,
+    ) -> Result<Option<Freshness>, ConfigError> {
+        let mut read: Option<Freshness> = None;
         while self.fetched.is_empty() && self.more {
             let page = PageRequest {
                 range: &self.range.range,
@@ -234,15 +252,35 @@ impl Source {
                 bytes: BATCH_BYTES,
                 keys_only: request.keys_only,
             };
+            let asked = Instant::now();
             let page = self.backend.list(reader, page).await?;
             if let Some((name, _)) = page.entries.last() {
                 name.as_str().clone_into(&mut self.after);
             }
+            let freshness = Freshness {
+                source: if page.as_of < asked {
+                    cache::Source::Cache
+                } else {
+                    cache::Source::Backend
+                },
+                as_of: page.as_of,
+                until: Instant::now(),
+            };
+            read = Some(read.map_or(freshness, |read| read.and(freshness)));
             self.more = page.more;
-            self.fetched = page.entries.into();
+            let entries = page.entries.into_iter().filter_map(|(name, entry)| {
+                let place = self.range.place(&name);
+                let has_value = !request.keys_only;
+                let mut entry = cache.listed(&self.backend, &place, entry, page.as_of, has_value)?;
+                if request.keys_only {
+                    entry.value.clear();
+                }
+                Some((name, entry))
+            });
+            self.fetched = entries.collect();
             self.name_first();
         }
-        Ok(())
+        Ok(read)
     }
 
     /// The next entry, if it is this key's.

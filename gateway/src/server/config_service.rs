@@ -80,7 +80,6 @@ impl ConfigService for ConfigServiceImpl {
             keys_only: request.keys_only,
             context: &context,
         };
-        let began = Freshness::now();
         let listed = self
             .configs
             .list(&reader, list)
@@ -89,7 +88,7 @@ impl ConfigService for ConfigServiceImpl {
         Ok(Response::new(v1::ListConfigsResponse {
             configs: listed.configs.into_iter().map(message).collect(),
             next_page_token: listed.next_page_token,
-            freshness: Some(freshness(began)),
+            freshness: Some(freshness(listed.freshness)),
         }))
     }
 

@@ -1,11 +1,13 @@
 //! Lists. Parameter Store gives ten parameters a call, in no order: so a list is gathered whole, within a bound, and its
 //! pages are cut from that. It is kept for those who go on to the next page, and not for who begins a new list.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
@@ -14,7 +16,8 @@ use super::calls::{Calls, Repeat};
 use super::{parameter, path};
 use crate::backend::{Access, BackendError, Entry, Page, PageRequest};
 use crate::identity::VerifiedTenant;
-use crate::key::Name;
+use crate::key::{Name, TenantId};
+use crate::placement::Space;
 
 /// Most parameters of one answer (API reference, `GetParametersByPath`).
 const RESULTS: i32 = 10;
@@ -32,9 +35,13 @@ pub(super) struct Lists {
     most: usize,
     /// By path.
     kept: Cache<String, Arc<Gathered>, Bytes>,
+    /// By who asks, with whose credentials, and path.
+    under_way: Mutex<HashMap<(TenantId, String), Shared<Gathering>>>,
     /// Writes by this gateway, begun and done.
     writes: AtomicU64,
 }
+
+type Gathering = BoxFuture<'static, Result<Arc<Gathered>, BackendError>>;
 
 /// All that stood under a path.
 struct Gathered {
@@ -54,19 +61,20 @@ impl Weighter<String, Arc<Gathered>> for Bytes {
 }
 
 impl Lists {
-    pub(super) fn new(calls: Arc<Calls>, most: usize) -> Self {
-        Self {
+    pub(super) fn new(calls: Arc<Calls>, most: usize) -> Arc<Self> {
+        Arc::new(Self {
             calls,
             most,
             // Some paths of average size. What is larger takes the room of several.
             kept: Cache::with_weighter(1024, KEPT_BYTES, Bytes),
+            under_way: Mutex::default(),
             writes: AtomicU64::new(0),
-        }
+        })
     }
 
     /// A page of what stands in a folder.
     pub(super) async fn page(
-        &self,
+        self: &Arc<Self>,
         tenant: &VerifiedTenant,
         folder: &str,
         request: &PageRequest<'_>,
@@ -79,12 +87,12 @@ impl Lists {
             format!("{folder}/{within}")
         };
         if path::levels(&under) >= path::LEVELS {
-            return Ok(Page::default());
+            return Ok(Page::new(Instant::now()));
         }
         let kept = self.kept.get(&under).filter(|kept| kept.at.elapsed() < KEPT);
         let gathered = match kept {
             Some(kept) if !request.after.is_empty() => kept,
-            _ => self.gather(tenant, folder, &under, request).await?,
+            _ => self.gathering(tenant, folder, &under, request).await?,
         };
         Ok(gathered.page(request))
     }
@@ -97,20 +105,62 @@ impl Lists {
         change
     }
 
-    async fn gather(
-        &self,
+    /// Gathers, once for all who ask meanwhile, and to the end whoever leaves: what takes longer than a caller waits is there
+    /// for who comes again.
+    fn gathering(
+        self: &Arc<Self>,
         tenant: &VerifiedTenant,
         folder: &str,
         under: &str,
         request: &PageRequest<'_>,
+    ) -> Shared<Gathering> {
+        let who = (tenant.id().clone(), under.to_owned());
+        let mut under_way = self.under_way();
+        if let Some(gathering) = under_way.get(&who) {
+            return gathering.clone();
+        }
+        let gather = Arc::clone(self).gather(
+            tenant.clone(),
+            request.range.space().clone(),
+            folder.to_owned(),
+            who.clone(),
+        );
+        let gather = tokio::spawn(gather);
+        let gathering = async move {
+            let gathered = gather.await;
+            gathered.unwrap_or_else(|_| Err(BackendError::Damaged("a list ended without an answer".to_owned())))
+        };
+        let gathering = gathering.boxed().shared();
+        under_way.insert(who, gathering.clone());
+        gathering
+    }
+
+    async fn gather(
+        self: Arc<Self>,
+        tenant: VerifiedTenant,
+        space: Space,
+        folder: String,
+        who: (TenantId, String),
+    ) -> Result<Arc<Gathered>, BackendError> {
+        let gathered = self.gather_all(&tenant, &space, &folder, &who.1).await;
+        self.under_way().remove(&who);
+        gathered
+    }
+
+    async fn gather_all(
+        &self,
+        tenant: &VerifiedTenant,
+        space: &Space,
+        folder: &str,
+        under: &str,
     ) -> Result<Arc<Gathered>, BackendError> {
         let writes = self.writes.load(Ordering::SeqCst);
-        let client = self.calls.aws().client(tenant, request.range.space(), Access::Read);
-        let client = client.await;
+        let client = self.calls.aws().client(tenant, space, Access::Read).await;
         let mut gathered = Gathered {
             at: Instant::now(),
             entries: BTreeMap::new(),
         };
+        let mut names = 0;
         let mut next = None;
         loop {
             let send = || {
@@ -120,6 +170,7 @@ impl Lists {
             };
             let answer = self.calls.call(tenant, Repeat::Always, send).await;
             let answer = answer.map_err(|error| self.calls.failed("GetParametersByPath", &error))?;
+            names += answer.parameters().len();
             for parameter in answer.parameters() {
                 let name = parameter
                     .name()
@@ -130,7 +181,7 @@ impl Lists {
                 };
                 gathered.entries.insert(name, parameter::entry(parameter)?);
             }
-            if gathered.entries.len() > self.most {
+            if names > self.most {
                 return Err(BackendError::TooManyNames(self.most));
             }
             next = answer.next_token.filter(|token| !token.is_empty());
@@ -144,6 +195,11 @@ impl Lists {
         }
         Ok(gathered)
     }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<(TenantId, String), Shared<Gathering>>> {
+        // Nothing in here is left half done.
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A write that is under way.
@@ -155,6 +211,12 @@ pub(super) struct Change<'l> {
 impl Change<'_> {
     fn forget(&self) {
         self.lists.writes.fetch_add(1, Ordering::SeqCst);
+        let is_above = |path: &str| {
+            self.parameter
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.lists.under_way().retain(|(_, path), _| !is_above(path));
         for (end, _) in self.parameter.match_indices('/') {
             self.lists.kept.remove(&self.parameter[..end]);
         }
@@ -169,7 +231,7 @@ impl Drop for Change<'_> {
 
 impl Gathered {
     fn page(&self, request: &PageRequest<'_>) -> Page {
-        let mut page = Page::default();
+        let mut page = Page::new(self.at);
         let mut together = 0;
         let asked = |name: &str| name.starts_with(request.prefix) && name > request.after;
         for (name, entry) in self.entries.iter().filter(|(name, _)| asked(name.as_str())) {

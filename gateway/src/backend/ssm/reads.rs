@@ -167,8 +167,13 @@ impl Reads {
         let mut found = match self.get(tenant, names).await {
             Ok(found) => found,
             Err(error) if batch.len() > 1 && may_be_of_one(&error) => {
-                for (wanted, waiting) in batch {
+                for (wanted, mut waiting) in batch {
                     self.calls.turn(tenant).await;
+                    waiting.retain(|waiting| !waiting.is_closed());
+                    if waiting.is_empty() {
+                        self.calls.give_back();
+                        continue;
+                    }
                     let found = self.get(tenant, vec![wanted.to_string()]).await;
                     let answer = found.map_err(|error| self.calls.failed(OPERATION, &error));
                     tell(waiting, &answer.and_then(|found| one_of(&wanted, found)));

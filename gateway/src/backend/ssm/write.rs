@@ -1,6 +1,8 @@
 //! Writes. Parameter Store counts versions and keeps the earlier ones itself; it tells of absence when it writes, and of
 //! nothing else. It does not say when it wrote, so what was written is read back.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::error::{ProvideErrorMetadata as _, SdkError};
 use aws_sdk_ssm::operation::put_parameter::PutParameterError;
@@ -32,7 +34,7 @@ struct Put<'a> {
 }
 
 impl ParameterStore {
-    /// Writes, and returns what stands then.
+    /// Writes, and returns what stands then. While it may be done and is not known to be, it is `sent`.
     pub(super) async fn put(
         &self,
         tenant: &VerifiedTenant,
@@ -40,6 +42,7 @@ impl ParameterStore {
         parameter: &str,
         entry: NewEntry,
         precondition: Precondition,
+        sent: &AtomicBool,
     ) -> Result<Entry, WriteError> {
         let text = text::write(&entry.value, &entry.content_type);
         fits(parameter, &text)?;
@@ -61,10 +64,13 @@ impl ParameterStore {
                 secret: entry.secret,
                 follows: follows.as_ref(),
             };
+            self.calls.turn(tenant).await;
+            sent.store(true, Ordering::Relaxed);
             let error = match self.send(tenant, client, &put).await {
                 Ok(version) => break version,
                 Err(error) => error,
             };
+            sent.store(false, Ordering::Relaxed);
             match (refused(&error), precondition) {
                 (Some(WriteError::PreconditionFailed), Precondition::None) => {}
                 // It was deleted since.
@@ -75,16 +81,25 @@ impl ParameterStore {
             tokio::time::sleep(waits.next().unwrap_or(WAITS.1)).await;
         };
         for wait in backoff(WAITS).take(LOOKS) {
-            if let Some(mut written) = self.reads.one(tenant, wanted(Some(version))).await? {
-                written.value.clear();
-                return Ok(written);
+            match self.reads.one(tenant, wanted(Some(version))).await {
+                Ok(Some(mut written)) => {
+                    written.value.clear();
+                    return Ok(written);
+                }
+                Ok(None) => tokio::time::sleep(wait).await,
+                // Whatever kept it from being read, it was not refused.
+                Err(error) => {
+                    let problem =
+                        format!("version {version} of {parameter} was written and cannot be read back: {error}");
+                    return Err(BackendError::Away(problem).into());
+                }
             }
-            tokio::time::sleep(wait).await;
         }
         let problem = format!("version {version} of {parameter} was written and is not there: somebody deleted it");
         Err(BackendError::Away(problem).into())
     }
 
+    /// It has its turn.
     async fn send(
         &self,
         tenant: &VerifiedTenant,
@@ -106,7 +121,7 @@ impl ParameterStore {
             let call = call.tier(ParameterTier::IntelligentTiering);
             call.overwrite(put.follows.is_some()).send()
         };
-        let answer = self.calls.call(tenant, Repeat::IfNotDone, send).await?;
+        let answer = self.calls.call_now(tenant, Repeat::IfNotDone, send).await?;
         Ok(answer.version().unsigned_abs())
     }
 }

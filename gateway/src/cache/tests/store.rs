@@ -18,8 +18,15 @@ use crate::identity::VerifiedTenant;
 use crate::key::{Etag, Life, TenantId};
 use crate::placement::{PhysicalName, Place};
 
+/// Of a store that may be behind.
+const LAGGING: Capabilities = Capabilities {
+    reads_lag: true,
+    ..CAPABILITIES
+};
+
 #[derive(Default)]
 pub(super) struct Fake {
+    lags: AtomicBool,
     states: Mutex<BTreeMap<PhysicalName, Entry>>,
     lives: AtomicUsize,
     calls: AtomicUsize,
@@ -95,6 +102,16 @@ impl Fake {
         *self.answers_after.lock().unwrap() = time;
     }
 
+    /// It says that it may be behind.
+    pub(super) fn lag(&self) {
+        self.lags.store(true, Ordering::SeqCst);
+    }
+
+    /// Reads that have looked.
+    pub(super) fn looks(&self) -> usize {
+        *self.looks.borrow()
+    }
+
     /// Returns when so many reads have looked.
     pub(super) async fn looked(&self, reads: usize) {
         let mut looks = self.looks.subscribe();
@@ -135,7 +152,11 @@ fn unasked<T>() -> Result<T, BackendError> {
 #[async_trait]
 impl Backend for Fake {
     fn capabilities(&self) -> &Capabilities {
-        &CAPABILITIES
+        if self.lags.load(Ordering::SeqCst) {
+            &LAGGING
+        } else {
+            &CAPABILITIES
+        }
     }
 
     async fn read(&self, tenant: &VerifiedTenant, name: &PhysicalName) -> Result<Option<Entry>, BackendError> {

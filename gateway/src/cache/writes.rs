@@ -1,0 +1,125 @@
+//! Writes and deletes: they go through to the store, and what they leave is what is read from there on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::Cache;
+use super::fence::WriteTicket;
+use super::known::Known;
+use crate::backend::{Backend, Conditions, Entry, NewEntry, WriteError};
+use crate::identity::VerifiedTenant;
+use crate::key::Etag;
+use crate::placement::Place;
+
+impl Cache {
+    /// Writes through to `backend`; what is acknowledged is what is read from here on.
+    pub async fn write(
+        &self,
+        tenant: &VerifiedTenant,
+        backend: &Arc<dyn Backend>,
+        place: &Place,
+        entry: NewEntry,
+        conditions: Conditions,
+    ) -> Result<Entry, WriteError> {
+        let guard = WriteGuard::begin(self, place);
+        let value = entry.value.clone();
+        let began = Instant::now();
+        let written = backend.write(tenant, &place.name, entry, conditions).await?;
+        // An answer that was remembered tells what stood then.
+        if conditions.once.is_none() {
+            let stands = Entry {
+                // Its own bytes: what came in a request is a part of all that came, and would keep it.
+                value: Bytes::copy_from_slice(&value),
+                ..written.clone()
+            };
+            guard.end(Left::This(stands, began));
+        }
+        Ok(written)
+    }
+
+    /// Deletes in `backend`; what is acknowledged is not read from here on.
+    pub async fn delete(
+        &self,
+        tenant: &VerifiedTenant,
+        backend: &Arc<dyn Backend>,
+        place: &Place,
+        elsewhere: bool,
+        conditions: Conditions,
+    ) -> Result<bool, WriteError> {
+        let guard = WriteGuard::begin(self, place);
+        let seen = self.known.peek(place).and_then(|known| known.newest());
+        let deleted = backend.delete(tenant, &place.name, elsewhere, conditions).await?;
+        // An answer that was remembered tells what was deleted then.
+        if conditions.once.is_none() {
+            guard.end(Left::Nothing {
+                ended: seen,
+                lags: backend.capabilities().reads_lag,
+            });
+        }
+        Ok(deleted)
+    }
+}
+
+/// What a change left.
+enum Left {
+    /// This stands, as of then.
+    This(Entry, Instant),
+    /// Nothing stands, and that state no more.
+    Nothing {
+        ended: Option<Etag>,
+        /// The store may still tell of what was deleted.
+        lags: bool,
+    },
+    /// Nobody knows.
+    Unknown,
+}
+
+/// A write that is under way, until this is dropped. Unless it ends, nobody knows what stands.
+struct WriteGuard<'c> {
+    cache: &'c Cache,
+    place: &'c Place,
+    ticket: Option<WriteTicket>,
+}
+
+impl<'c> WriteGuard<'c> {
+    fn begin(cache: &'c Cache, place: &'c Place) -> Self {
+        let mut shard = cache.shard(place);
+        shard.changed = Instant::now();
+        let ticket = Some(shard.fence(place).begin_write());
+        Self { cache, place, ticket }
+    }
+
+    fn end(mut self, left: Left) {
+        self.finish(left);
+    }
+
+    fn finish(&mut self, left: Left) {
+        let Some(ticket) = self.ticket.take() else {
+            return;
+        };
+        let now = Instant::now();
+        let mut shard = self.cache.shard(self.place);
+        shard.changed = now;
+        let may_keep = shard.at(self.place).is_some_and(|fence| fence.end_write(ticket));
+        shard.leave(self.place);
+        let before = self.cache.known.peek(self.place);
+        let known = match left {
+            // What this write followed is older than it, whatever the store's clocks say.
+            Left::This(entry, began) if may_keep => Some(Known::written(entry, began)),
+            Left::Nothing { ended, lags } => Known::deleted(before.as_deref(), ended, lags, now),
+            Left::This(..) | Left::Unknown => before.and_then(|before| before.in_doubt()),
+        };
+        match known {
+            Some(known) => _ = self.cache.keep(self.place, known),
+            None => _ = self.cache.known.remove(self.place),
+        }
+    }
+}
+
+impl Drop for WriteGuard<'_> {
+    fn drop(&mut self) {
+        self.finish(Left::Unknown);
+    }
+}
