@@ -16,7 +16,7 @@ use crate::backend::dynamodb::{self, DynamoDb};
 use crate::backend::embedded::{self, Embedded};
 use crate::backend::ssm::{self, ParameterSettings, ParameterStore};
 use crate::backend::{AwsSettings, Backend, Catalog, NoRegion};
-use crate::cache::Cache;
+use crate::cache::{Cache, Snapshot, SnapshotError};
 use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
 use crate::identity::{Identity, KeySets, KeysError};
@@ -62,6 +62,14 @@ pub enum StartError {
         /// Why.
         error: NoRegion,
     },
+    /// The folder for what was last known good.
+    #[error("cache.snapshot = {folder}: {error}", folder = folder.display())]
+    Snapshot {
+        /// Where.
+        folder: PathBuf,
+        /// Why.
+        error: SnapshotError,
+    },
     /// The secret of page tokens.
     #[error("server.page_token_key = {path}: {problem}", path = path.display())]
     PageTokenKey {
@@ -84,6 +92,8 @@ pub struct App {
     identity: Arc<Identity>,
     registry: Arc<Registry>,
     configs: Arc<Configs>,
+    cache: Arc<Cache>,
+    snapshot: Option<Snapshot>,
 }
 
 impl App {
@@ -100,11 +110,13 @@ impl App {
         let catalog = open_catalog(&settings, &clock).await?;
         let registry = Arc::new(load_strategies(&settings).await?);
         let page_tokens = page_tokens(&settings, &clock)?;
+        let cache = cache(&settings.cache);
+        let snapshot = snapshot(&settings, &cache, &clock)?;
         let configs = Arc::new(Configs::new(
             Arc::clone(&registry),
             catalog,
             page_tokens,
-            cache(&settings.cache),
+            Arc::clone(&cache),
         ));
         Ok(Self {
             settings,
@@ -114,6 +126,8 @@ impl App {
             identity,
             registry,
             configs,
+            cache,
+            snapshot,
         })
     }
 
@@ -141,6 +155,9 @@ impl App {
         let ops = self
             .ops
             .map(|listener| tokio::spawn(serve_ops(listener, readiness.clone(), over.clone())));
+        let snapshots = self
+            .snapshot
+            .map(|snapshot| tokio::spawn(snapshot.run(Arc::clone(&self.cache), over.clone())));
         let grpc = serve_grpc(
             self.grpc,
             &self.settings.server,
@@ -176,6 +193,10 @@ impl App {
         if let Some(ops) = ops {
             // A probe that never reads its answer does not keep the process.
             _ = timeout(last, ops).await;
+        }
+        if let Some(snapshots) = snapshots {
+            // What was written before is whole, whatever becomes of this one.
+            _ = timeout(last, snapshots).await;
         }
         ended_by
     }
@@ -305,6 +326,29 @@ fn cache(settings: &CacheSettings) -> Arc<Cache> {
         negative: max_ttl,
     };
     Cache::new(settings.max_bytes.0, otherwise, most)
+}
+
+/// What was last known good, in `cache`, if settings say where it is.
+fn snapshot(settings: &Settings, cache: &Cache, clock: &Clock) -> Result<Option<Snapshot>, StartError> {
+    let Some(folder) = settings.cache.snapshot() else {
+        return Ok(None);
+    };
+    let of_store = |(id, backend): (&String, &BackendSettings)| {
+        let BackendSettings { kind, path, table, .. } = backend;
+        let at = (&backend.region, &backend.endpoint_url, backend.root());
+        format!("{id} {kind} {path:?} {table:?} {at:?}\n")
+    };
+    let shape: String = settings.backends.iter().map(of_store).collect();
+    let snapshot = Snapshot::new(folder.to_owned(), &shape, clock.clone());
+    snapshot.prepare().map_err(|error| StartError::Snapshot {
+        folder: folder.to_owned(),
+        error,
+    })?;
+    match snapshot.restore(cache) {
+        Ok(places) => tracing::info!(places, "what was last known good is there, should a store be away"),
+        Err(error) => tracing::warn!(folder = %folder.display(), %error, "cache.snapshot is ignored"),
+    }
+    Ok(Some(snapshot))
 }
 
 fn page_tokens(settings: &Settings, clock: &Clock) -> Result<PageTokens, StartError> {

@@ -7,10 +7,12 @@
 mod fence;
 mod known;
 mod reads;
+mod snapshot;
 mod writes;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::Weighter;
@@ -22,6 +24,7 @@ use crate::placement::{CachePolicy, Place};
 use fence::Fence;
 use known::{Known, Look, Verdict};
 use reads::Flight;
+pub use snapshot::{Snapshot, SnapshotError};
 
 /// Of an entry, besides its texts: handles, times, the cache's own.
 const PER_ENTRY_BYTES: usize = 256;
@@ -104,6 +107,8 @@ struct Shard {
 /// The cache of one gateway, over all of its stores.
 pub struct Cache {
     known: QuickCache<Place, Arc<Known>, Weight>,
+    /// Of what is kept.
+    changes: AtomicU64,
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
     otherwise: CachePolicy,
@@ -131,6 +136,7 @@ impl Cache {
         let entries = usize::try_from(bytes / TYPICAL_BYTES).unwrap_or(usize::MAX).max(1);
         Arc::new(Self {
             known: QuickCache::with_weighter(entries, bytes, Weight),
+            changes: AtomicU64::new(0),
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             hasher: RandomState::new(),
             otherwise: otherwise.at_most(most),
@@ -183,11 +189,32 @@ impl Cache {
         }
     }
 
+    /// How often something else was kept than before.
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     /// What is kept of a place becomes what it is given, under the lock of that place.
     fn keep(&self, place: &Place, known: Known) -> Arc<Known> {
         let known = Arc::new(known);
         self.known.insert(place.clone(), Arc::clone(&known));
+        self.changes.fetch_add(1, Ordering::Relaxed);
         known
+    }
+
+    /// Nothing is kept of a place, under its lock.
+    fn forget(&self, place: &Place) {
+        if self.known.remove(place).is_some() {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What was known before the start, unless something is known since.
+    fn restore(&self, place: Place, known: Known) {
+        let _shard = self.shard(&place);
+        if self.known.peek(&place).is_none() {
+            self.known.insert(place, Arc::new(known));
+        }
     }
 
     fn shard(&self, place: &Place) -> MutexGuard<'_, Shard> {

@@ -285,6 +285,21 @@ impl Placed {
 }
 
 impl Place {
+    /// What a gateway noted of a place that it had made, from its own notes; none if they are of no place. No tenant:
+    /// everybody's.
+    pub(crate) fn restored(backend: &str, tenant: Option<&str>, folder: &str, name: &str) -> Option<Self> {
+        let space = match tenant {
+            Some(tenant) => Space::Tenant(tenant.parse().ok()?),
+            None => Space::Shared,
+        };
+        let folder = folder.into();
+        let range = PhysicalRange { space, folder };
+        Some(Self {
+            backend: backend.into(),
+            name: range.name(&name.parse().ok()?),
+        })
+    }
+
     /// The range that it is in.
     #[must_use]
     pub fn range(&self) -> PlaceRange {
@@ -331,6 +346,14 @@ impl PhysicalRange {
     #[must_use]
     pub fn space(&self) -> &Space {
         &self.space
+    }
+
+    /// What [`Place::restored`] takes.
+    pub(crate) fn parts(&self) -> (Option<&TenantId>, &str) {
+        match &self.space {
+            Space::Tenant(tenant) => (Some(tenant), &self.folder),
+            Space::Shared => (None, &self.folder),
+        }
     }
 
     /// `<namespace>/<tag>`; just the tag where there is no namespace.

@@ -288,7 +288,17 @@ pub struct CacheSettings {
     /// Longest `stale` of any placement.
     #[serde(with = "humantime_serde")]
     pub max_stale: Duration,
-    snapshot: String,
+    /// A folder of the gateway's own, for what was last known good: served after a start, as past its time, while stores are
+    /// away. Never a secret. Nowhere if empty.
+    snapshot: PathBuf,
+}
+
+impl CacheSettings {
+    /// The folder for what was last known good, if there is to be one.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&Path> {
+        Some(self.snapshot.as_path()).filter(|folder| !folder.as_os_str().is_empty())
+    }
 }
 
 impl Default for CacheSettings {
@@ -300,7 +310,7 @@ impl Default for CacheSettings {
             negative: Duration::from_secs(5),
             max_ttl: Duration::from_hours(1),
             max_stale: Duration::from_hours(24),
-            snapshot: String::new(),
+            snapshot: PathBuf::new(),
         }
     }
 }

@@ -8,6 +8,7 @@
     reason = "a test says what went wrong by failing"
 )]
 
+mod cache;
 mod containment;
 mod dynamodb;
 mod export;

@@ -30,6 +30,8 @@ enum Doubt {
     None,
     /// It was changed through this gateway, and what stands now is not known.
     Gone,
+    /// It was known before this gateway was started, and what became of it since is not.
+    Restored,
 }
 
 /// The newest state that was ever seen here.
@@ -152,6 +154,15 @@ impl Known {
         })
     }
 
+    /// What was known before this gateway was started: better than nothing, and no more.
+    pub(super) fn restored(entry: Option<Entry>, as_of: Instant) -> Self {
+        Self {
+            doubt: Doubt::Restored,
+            until: as_of,
+            ..Self::stands(entry, as_of)
+        }
+    }
+
     fn stands(entry: Option<Entry>, as_of: Instant) -> Self {
         Self {
             entry,
@@ -173,6 +184,11 @@ impl Known {
         self.doubt == Doubt::None
     }
 
+    /// Whether it is what stood then, as this gateway knows or another did before it.
+    pub(super) fn is_good(&self) -> bool {
+        self.doubt != Doubt::Gone
+    }
+
     /// Whether it is young enough for who came then.
     pub(super) fn answers(&self, policy: CachePolicy, came: Instant) -> bool {
         self.age(came) <= self.time(policy)
@@ -182,7 +198,7 @@ impl Known {
     pub(super) fn look(&self, policy: CachePolicy, now: Instant) -> Look {
         let age = self.age(now);
         let believed = self.believed(policy);
-        if self.doubt == Doubt::Gone {
+        if self.doubt != Doubt::None {
             Look::Over
         } else if age < believed {
             Look::Fresh
@@ -195,7 +211,7 @@ impl Known {
 
     /// Whether it is better than nothing, where the store cannot be asked.
     pub(super) fn stands_in(&self, policy: CachePolicy, now: Instant) -> bool {
-        self.doubt == Doubt::None && self.age(now) < self.time(policy) + policy.stale
+        self.is_good() && self.age(now) < self.time(policy) + policy.stale
     }
 
     fn age(&self, now: Instant) -> Duration {

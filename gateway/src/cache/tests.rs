@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 mod promises;
+mod snapshot;
 mod store;
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::time::advance;
 
 use super::*;
 use crate::backend::conformance::names;
-use crate::backend::{BackendError, Conditions, Precondition, ReadMany};
+use crate::backend::{BackendError, Conditions, NewEntry, Precondition, ReadMany};
 use crate::identity::VerifiedTenant;
 use crate::placement::PhysicalName;
 use store::{Fake, entry};

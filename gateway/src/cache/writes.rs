@@ -113,7 +113,7 @@ impl<'c> WriteGuard<'c> {
         };
         match known {
             Some(known) => _ = self.cache.keep(self.place, known),
-            None => _ = self.cache.known.remove(self.place),
+            None => self.cache.forget(self.place),
         }
     }
 }

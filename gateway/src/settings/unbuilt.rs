@@ -16,7 +16,6 @@ const UNBUILT: &[(&str, &[&str])] = &[
     ("strategies.*.unpinned", &["false"]),
     ("strategies.*.on_failure", &["closed"]),
     ("strategies.*.class", &["strict"]),
-    ("cache.snapshot", &[""]),
     ("events.kind", &["none"]),
     ("events.bus", &[]),
     ("events.region", &[]),

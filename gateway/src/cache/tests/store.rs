@@ -223,6 +223,7 @@ impl Backend for Fake {
         let text = String::from_utf8(entry.value.to_vec()).unwrap();
         let mut stands = self.change(name, &text);
         stands.value.clear();
+        stands.secret = entry.secret;
         self.pause().await?;
         Ok(stands)
     }
