@@ -12,6 +12,8 @@
     reason = "a measurement that cannot be made says so by failing, prints what it found, and takes real time"
 )]
 
+use std::alloc::System;
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,21 +24,31 @@ use http::header::AUTHORIZATION;
 use quick_cache::sync::Cache;
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde_json::Map;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tagway::app::strategy_catalog;
 use tagway::backend::embedded::Embedded;
-use tagway::backend::{Backend, Conditions, NewEntry};
+use tagway::backend::{Backend, Catalog, Conditions, NewEntry};
+use tagway::cache::Cache as ConfigCache;
 use tagway::clock::Clock;
+use tagway::config::{Configs, PageTokens};
 use tagway::identity::development::{Claims, DevelopmentKey};
 use tagway::identity::{Identity, KeySets, Token, VerifiedTenant};
 use tagway::internals;
 use tagway::key::ConfigKey;
+use tagway::placement::CachePolicy;
 use tagway::settings::development::development;
 use tagway::settings::{Permission, Settings};
 use tagway::strategy::{Context, Engine, Operation, Registry, Snapshot};
 use tagway::wit;
+use tagway_proto::v1;
+use tagway_proto::v1::config_service_server::ConfigService as _;
 use tempfile::TempDir;
+use tonic::Request;
 use wasmtime::Store;
 use wasmtime::component::{Component, Linker};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const ROUNDS: usize = 31;
 /// The very bytes that the gateway was built with.
@@ -58,13 +70,18 @@ async fn main() {
     let registry = Registry::load(&engine, &settings.strategies, &settings.limits, &catalog).await;
     let snapshot = registry.current();
 
-    println!("{:<22}{:>12}{:>12}{:>8}", "", "floor", "gateway", "ratio");
+    println!(
+        "{:<22}{:>12}{:>12}{:>8}{:>14}",
+        "", "floor", "gateway", "ratio", "allocations"
+    );
     let tenant = tokens(&settings, &key).await;
     remembered_decisions(&snapshot, &tenant).await;
     fresh_decisions(&snapshot, &tenant, &engine, &catalog[0]).await;
     reads_and_writes(&snapshot, &tenant, folder.path()).await;
+    kept_reads(registry, &tenant, folder.path()).await;
 }
 
+#[allow(clippy::cast_precision_loss, reason = "a count of calls is far below 2^52")]
 /// Runs both sides in turn, so many calls of each a round. Each is told how many calls of it came before.
 async fn compare(what: &str, calls: usize, floor: impl Fn(usize), gateway: impl AsyncFn(usize)) {
     let mut rounds = Vec::new();
@@ -81,19 +98,24 @@ async fn compare(what: &str, calls: usize, floor: impl Fn(usize), gateway: impl 
         }
         rounds.push((half - begun, half.elapsed()));
     }
+    let allocations = Region::new(ALLOCATOR);
+    for call in 0..calls {
+        gateway(call).await;
+    }
+    let allocations = allocations.change().allocations;
     rounds.remove(0);
     let median = |of: &dyn Fn(&(Duration, Duration)) -> f64| {
         let mut each: Vec<f64> = rounds.iter().map(of).collect();
         each.sort_by(f64::total_cmp);
         each[ROUNDS / 2]
     };
-    #[allow(clippy::cast_precision_loss, reason = "a count of calls is far below 2^52")]
     let nanoseconds = |round: Duration| round.as_secs_f64() * 1e9 / calls as f64;
     println!(
-        "{what:<22}{:>9.0} ns{:>9.0} ns{:>8.2}",
+        "{what:<22}{:>9.0} ns{:>9.0} ns{:>8.2}{:>14.1}",
         median(&|(floor, _)| nanoseconds(*floor)),
         median(&|(_, gateway)| nanoseconds(*gateway)),
         median(&|(floor, gateway)| gateway.as_secs_f64() / floor.as_secs_f64()),
+        allocations as f64 / calls as f64,
     );
 }
 
@@ -271,6 +293,54 @@ async fn reads_and_writes(snapshot: &Snapshot, tenant: &VerifiedTenant, folder: 
             let found = store.read(tenant, &names[call % SEVERAL]).await;
             drop(black_box(found.unwrap().unwrap()));
         },
+    )
+    .await;
+}
+
+/// A Get of what is kept near, from its message to its answer, beside a look into a cache.
+async fn kept_reads(registry: Registry, tenant: &VerifiedTenant, folder: &Path) {
+    let store = Embedded::open(&folder.join("kept.redb"), 100, Clock::system()).unwrap();
+    let store: Arc<dyn Backend> = Arc::new(store);
+    let policy = CachePolicy {
+        ttl: Duration::from_hours(1),
+        stale: Duration::ZERO,
+        negative: Duration::from_hours(1),
+    };
+    let configs = Configs::new(
+        Arc::new(registry),
+        Catalog::new(BTreeMap::from([("local".into(), store)])),
+        PageTokens::new(&[0; 32], Clock::system()).unwrap(),
+        ConfigCache::new(64 << 20, policy, policy),
+    );
+    let service = internals::config_service(Arc::new(configs));
+    let keys: Vec<String> = (0..SEVERAL)
+        .map(|number| format!("tenant_config_kept/{number}"))
+        .collect();
+    let cache = Cache::new(2 * SEVERAL);
+    for key in &keys {
+        let mut request = Request::new(v1::PutConfigRequest {
+            key: key.clone(),
+            value: vec![b'v'; BYTES].into(),
+            ..Default::default()
+        });
+        internals::of_tenant(&mut request, tenant.clone());
+        service.put_config(request).await.unwrap();
+        cache.insert((tenant.id().clone(), key.clone()), Arc::new(vec![b'v'; BYTES]));
+    }
+    let looked_up: Vec<_> = keys.iter().map(|key| (tenant.id().clone(), key.clone())).collect();
+    let get = async |key: String| {
+        let mut request = Request::new(v1::GetConfigRequest {
+            key,
+            ..Default::default()
+        });
+        internals::of_tenant(&mut request, tenant.clone());
+        service.get_config(request).await
+    };
+    compare(
+        "kept Get",
+        10_000,
+        |call| drop(black_box(cache.get(&looked_up[call % SEVERAL]).unwrap())),
+        async |call| drop(black_box(get(keys[call % SEVERAL].clone()).await.unwrap())),
     )
     .await;
 }

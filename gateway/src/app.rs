@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use prometheus_client::registry::Registry as Metrics;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use crate::backend::dynamodb::{self, DynamoDb};
 use crate::backend::embedded::{self, Embedded};
 use crate::backend::ssm::{self, ParameterSettings, ParameterStore};
 use crate::backend::{AwsSettings, Backend, Catalog, NoRegion};
-use crate::cache::{Cache, Snapshot, SnapshotError};
+use crate::cache::{Cache, CacheMetrics, Snapshot, SnapshotError};
 use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
 use crate::identity::{Identity, KeySets, KeysError};
@@ -152,9 +153,11 @@ impl App {
         let readiness = Readiness::new(Arc::clone(&self.registry), stop.clone());
         // Operators are answered until the very end, so that a probe sees the draining.
         let over = CancellationToken::new();
+        let mut metrics = Metrics::with_prefix("tagway");
+        metrics.register_collector(Box::new(CacheMetrics(Arc::clone(&self.cache))));
         let ops = self
             .ops
-            .map(|listener| tokio::spawn(serve_ops(listener, readiness.clone(), over.clone())));
+            .map(|listener| tokio::spawn(serve_ops(listener, readiness.clone(), metrics, over.clone())));
         let snapshots = self
             .snapshot
             .map(|snapshot| tokio::spawn(snapshot.run(Arc::clone(&self.cache), over.clone())));

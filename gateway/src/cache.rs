@@ -6,6 +6,7 @@
 
 mod fence;
 mod known;
+mod metrics;
 mod reads;
 mod snapshot;
 mod writes;
@@ -15,14 +16,16 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quick_cache::Weighter;
 use quick_cache::sync::Cache as QuickCache;
+use quick_cache::{DefaultHashBuilder, Weighter};
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Entry};
 use crate::placement::{CachePolicy, Place};
 use fence::Fence;
 use known::{Known, Look, Verdict};
+pub use metrics::CacheMetrics;
+use metrics::{Counts, Evictions};
 use reads::Flight;
 pub use snapshot::{Snapshot, SnapshotError};
 
@@ -106,7 +109,8 @@ struct Shard {
 
 /// The cache of one gateway, over all of its stores.
 pub struct Cache {
-    known: QuickCache<Place, Arc<Known>, Weight>,
+    known: QuickCache<Place, Arc<Known>, Weight, DefaultHashBuilder, Evictions>,
+    counts: Counts,
     /// Of what is kept.
     changes: AtomicU64,
     shards: Vec<Mutex<Shard>>,
@@ -134,8 +138,11 @@ impl Cache {
     #[must_use]
     pub fn new(bytes: u64, otherwise: CachePolicy, most: CachePolicy) -> Arc<Self> {
         let entries = usize::try_from(bytes / TYPICAL_BYTES).unwrap_or(usize::MAX).max(1);
+        let counts = Counts::default();
+        let evictions = Evictions(Arc::clone(&counts.evictions));
         Arc::new(Self {
-            known: QuickCache::with_weighter(entries, bytes, Weight),
+            known: QuickCache::with(entries, bytes, Weight, DefaultHashBuilder::default(), evictions),
+            counts,
             changes: AtomicU64::new(0),
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             hasher: RandomState::new(),
@@ -187,6 +194,14 @@ impl Cache {
                 (Look::Stale | Look::Over, _) => "stale",
             },
         }
+    }
+
+    /// Places at which something is under way.
+    fn under_way(&self) -> usize {
+        let shards = self.shards.iter();
+        // Nothing in them is left half done.
+        let shards = shards.map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
+        shards.map(|shard| shard.fences.len()).sum()
     }
 
     /// How often something else was kept than before.

@@ -1,7 +1,11 @@
 //! What the benchmarks and the fuzz targets need from behind closed doors, and nobody else: it is there with the feature
 //! `internals` alone, which no gateway is built with.
 
-use crate::config::{ConfigError, PageTokens};
+use std::sync::Arc;
+
+use tagway_proto::v1::config_service_server::ConfigService;
+
+use crate::config::{ConfigError, Configs, PageTokens};
 use crate::identity::VerifiedTenant;
 use crate::strategy::Engine;
 
@@ -25,4 +29,14 @@ pub fn seal_page(
 #[must_use]
 pub fn open_page(tokens: &PageTokens, tenant: &VerifiedTenant, request: &str, token: &str) -> Option<String> {
     tokens.open(tenant, &request, token)
+}
+
+/// The service as it is mounted, for requests that carry a verified tenant.
+pub fn config_service(configs: Arc<Configs>) -> impl ConfigService {
+    crate::server::config_service(configs)
+}
+
+/// Has `request` come from that tenant.
+pub fn of_tenant<T>(request: &mut tonic::Request<T>, tenant: VerifiedTenant) {
+    request.extensions_mut().insert(tenant);
 }

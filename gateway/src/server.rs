@@ -36,6 +36,12 @@ use shape::Shape;
 
 pub use ops::{Readiness, serve_ops};
 
+/// The service alone, without what stands around it.
+#[cfg(feature = "internals")]
+pub(crate) fn config_service(configs: Arc<Configs>) -> ConfigServiceImpl {
+    ConfigServiceImpl::new(configs)
+}
+
 /// What health checks may ask for: everything, and the one service.
 const HEALTH_NAMES: [&str; 2] = ["", "tagway.v1.ConfigService"];
 /// Between two connections that could not be accepted.

@@ -27,7 +27,7 @@ use tagway_tests::issuer::{Key, claims, key_set};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// A real key of an ordinary name.
 const KEY: &str = "tenant_config_payment-gateway";
@@ -46,6 +46,9 @@ struct Load {
     /// Bytes of the value
     #[arg(long, default_value_t = 256)]
     value: usize,
+    /// Keys that are hot, and that are missing
+    #[arg(long, default_value_t = 1000)]
+    keys: usize,
     /// How often both are measured, in turn
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -80,40 +83,71 @@ async fn main() {
         token.len()
     );
     println!(
-        "{:<6}{:>14}{:>14}{:>10}{:>12}{:>12}",
-        "round", "echo/s", "get/s", "ratio", "get p50", "get p99"
+        "{:<6}{:<10}{:>14}{:>14}{:>10}{:>12}{:>12}",
+        "round", "keys", "echo/s", "get/s", "ratio", "get p50", "get p99"
     );
-    let mut ratios = Vec::new();
-    for round in 1..=load.rounds {
-        let bare = measure(&load, &echo, &token).await;
-        let real = measure(&load, &gateway.address, &token).await;
-        let ratio = real.per_second / bare.per_second;
-        println!(
-            "{round:<6}{:>14.0}{:>14.0}{ratio:>10.2}{:>12.2?}{:>12.2?}",
-            bare.per_second, real.per_second, real.p50, real.p99
-        );
-        ratios.push(ratio);
+    for number in 0..load.keys {
+        client.put(&hot(number), &"x".repeat(load.value)).await.unwrap();
     }
-    ratios.sort_by(f64::total_cmp);
-    println!("median ratio {:.2}", ratios[ratios.len() / 2]);
+    for keys in [Keys::One, Keys::Hot, Keys::Missing] {
+        let mut ratios = Vec::new();
+        for round in 1..=load.rounds {
+            let bare = measure(&load, &echo, &token, keys).await;
+            let real = measure(&load, &gateway.address, &token, keys).await;
+            let ratio = real.per_second / bare.per_second;
+            println!(
+                "{round:<6}{keys:<10?}{:>14.0}{:>14.0}{ratio:>10.2}{:>12.2?}{:>12.2?}",
+                bare.per_second, real.per_second, real.p50, real.p99
+            );
+            ratios.push(ratio);
+        }
+        ratios.sort_by(f64::total_cmp);
+        println!("{keys:?}: median ratio {:.2}", ratios[ratios.len() / 2]);
+    }
 }
 
-async fn measure(load: &Load, address: &str, token: &str) -> Measured {
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// One, again and again.
+    One,
+    /// Many, in turn.
+    Hot,
+    /// As many that there are not. The echo answers them too.
+    Missing,
+}
+
+fn hot(number: usize) -> String {
+    format!("{KEY}/{number}")
+}
+
+async fn measure(load: &Load, address: &str, token: &str, keys: Keys) -> Measured {
     let begin = Instant::now() + Duration::from_secs(1);
     let end = begin + Duration::from_secs(load.seconds);
     let mut workers = Vec::new();
     for _ in 0..load.connections {
         let client = Client::connect(address, Some(token)).await;
-        for _ in 0..load.in_flight {
+        for worker in 0..load.in_flight {
             let client = client.clone();
+            let count = load.keys;
             workers.push(tokio::spawn(async move {
                 let mut times = Histogram::<u64>::new(3).unwrap();
+                let mut asked = worker;
                 loop {
+                    asked = (asked + 1) % count;
+                    let key = match keys {
+                        Keys::One => KEY.to_owned(),
+                        Keys::Hot => hot(asked),
+                        Keys::Missing => format!("{KEY}/missing/{asked}"),
+                    };
                     let sent = Instant::now();
                     if sent >= end {
                         return times;
                     }
-                    client.get(KEY).await.unwrap();
+                    match client.get(&key).await {
+                        Ok(_) => {}
+                        Err(status) => assert_eq!((status.code(), keys), (Code::NotFound, Keys::Missing)),
+                    }
                     if sent >= begin {
                         times.record(u64::try_from(sent.elapsed().as_nanos()).unwrap()).unwrap();
                     }

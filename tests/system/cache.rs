@@ -12,6 +12,8 @@ use tagway_tests::issuer::{Key, key_set};
 use tempfile::TempDir;
 use tonic::Code;
 
+use crate::process::http;
+
 const KEY: &str = "tenant_config_a";
 
 #[tokio::test]
@@ -53,4 +55,28 @@ async fn what_was_last_known_good_is_served_by_a_gateway_that_starts_while_its_s
     let gateway = Gateway::start_in(folder, key, &settings);
     assert!(gateway.logs("cache.snapshot is ignored"));
     assert_eq!(why(gateway.client("acme").await.get(KEY).await).0, Code::Unavailable);
+}
+
+#[tokio::test]
+async fn what_the_cache_does_is_told_in_numbers() {
+    let gateway = Gateway::start();
+    let client = gateway.client("acme").await;
+    client.put(KEY, "x").await.unwrap();
+    for _ in 0..3 {
+        client.get(KEY).await.unwrap();
+        _ = client.get("tenant_config_none").await;
+    }
+    let told = http(&gateway.ops, "/metrics");
+    assert!(told.contains("content-type: application/openmetrics-text"), "{told}");
+    for line in [
+        "tagway_cache_reads_total{result=\"hit\"} 3",
+        "tagway_cache_reads_total{result=\"negative\"} 2",
+        "tagway_cache_reads_total{result=\"miss\"} 1",
+        "tagway_cache_evictions_total 0",
+        "tagway_cache_entries 2.0",
+        "tagway_cache_under_way 0.0",
+    ] {
+        assert!(told.lines().any(|told| told == line), "{line} in\n{told}");
+    }
+    assert!(told.ends_with("# EOF\n") && !told.contains("acme"));
 }

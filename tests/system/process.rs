@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 const KEY: &str = "tenant_config_a";
 
 /// What operators' HTTP answers.
-fn http(address: &str, path: &str) -> String {
+pub(crate) fn http(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -78,12 +78,12 @@ impl Cache {
             Consistency::Latest => None,
         };
         match kept.as_ref().map(|known| (known, known.look(policy, came))) {
-            Some((known, Look::Fresh)) => return Ok(served(known, Source::Cache)),
+            Some((known, Look::Fresh)) => return Ok(self.near(known)),
             Some((known, Look::Stale)) => {
                 if let Some(departure) = self.revalidate(tenant, place) {
                     tokio::spawn(departure.read(tenant.clone(), Arc::clone(backend)));
                 }
-                return Ok(served(known, Source::Stale));
+                return Ok(self.stale(known));
             }
             _ => {}
         }
@@ -102,7 +102,7 @@ impl Cache {
         let landed = landed.and_then(|known| known.ok_or_else(unanswered));
         match (landed, kept) {
             (Ok(known), _) => Ok(served(&known, Source::Backend)),
-            (Err(_), Some(kept)) if kept.stands_in(policy, Instant::now()) => Ok(served(&kept, Source::Stale)),
+            (Err(_), Some(kept)) if kept.stands_in(policy, Instant::now()) => Ok(self.stale(&kept)),
             (Err(error), _) => Err(error),
         }
     }
@@ -130,10 +130,10 @@ impl Cache {
                 Consistency::Latest => None,
             };
             let near = kept.as_ref().and_then(|known| match known.look(policy, came) {
-                Look::Fresh => Some(served(known, Source::Cache)),
+                Look::Fresh => Some(self.near(known)),
                 Look::Stale => {
                     revalidations.extend(self.revalidate(tenant, place));
-                    Some(served(known, Source::Stale))
+                    Some(self.stale(known))
                 }
                 Look::Over => None,
             });
@@ -168,17 +168,29 @@ impl Cache {
                     found: ReadMany::Unread,
                     freshness: Freshness::now(),
                 }),
-                (Err(_), Some(kept)) if kept.stands_in(asker.policy, Instant::now()) => {
-                    Ok(of_many(served(&kept, Source::Stale)))
-                }
+                (Err(_), Some(kept)) if kept.stands_in(asker.policy, Instant::now()) => Ok(of_many(self.stale(&kept))),
                 (Err(error), _) => Err(error),
             }
         });
         join_all(answers).await
     }
 
+    fn near(&self, known: &Arc<Known>) -> Read<Option<Entry>> {
+        match known.entry {
+            Some(_) => self.counts.hits.up(),
+            None => self.counts.negatives.up(),
+        }
+        served(known, Source::Cache)
+    }
+
+    fn stale(&self, known: &Arc<Known>) -> Read<Option<Entry>> {
+        self.counts.stale.up();
+        served(known, Source::Stale)
+    }
+
     /// The read that `asker` waits for; and the same to be begun, if none is under way for that company.
     fn board(self: &Arc<Self>, asker: &Asker<'_>, company: Company) -> (Boarded, Option<Departure>) {
+        self.counts.misses.up();
         let mut shard = self.shard(asker.place);
         let flight = shard.at(asker.place).and_then(|fence| fence.flight());
         if let Some(flight) = flight.filter(|flight| asker.may_join(flight, company)) {

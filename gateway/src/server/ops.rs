@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, StatusCode};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry as Metrics;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -52,12 +55,17 @@ impl Readiness {
     }
 }
 
-/// Serves `/livez` and `/readyz` until `stop`.
-pub async fn serve_ops(listener: TcpListener, readiness: Readiness, stop: CancellationToken) -> std::io::Result<()> {
+/// Serves `/livez`, `/readyz` and `/metrics` until `stop`.
+pub async fn serve_ops(
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .with_state(readiness);
+        .route("/readyz", get(ready).with_state(readiness))
+        .route("/metrics", get(tell).with_state(Arc::new(metrics)));
     axum::serve(listener, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
@@ -67,5 +75,16 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
     match readiness.missing() {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+/// What Prometheus asks for.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+async fn tell(State(metrics): State<Arc<Metrics>>) -> Result<([(HeaderName, &'static str); 1], String), StatusCode> {
+    let mut text = String::new();
+    match encode(&mut text, &metrics) {
+        Ok(()) => Ok(([(CONTENT_TYPE, OPENMETRICS)], text)),
+        Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }

@@ -237,9 +237,9 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
             "tagway.toml:3: server.tls: this part of the gateway is not built yet",
         ),
         (
-            "a snapshot, not built yet",
-            format!("{GOOD}[cache]\nsnapshot = \"snapshot\"\n"),
-            "tagway.toml:22: cache.snapshot: this part of the gateway is not built yet",
+            "an audit, not built yet",
+            format!("{GOOD}[telemetry]\naudit = \"stdout\"\n"),
+            "tagway.toml:22: telemetry.audit: this part of the gateway is not built yet",
         ),
         (
             "a cache of nothing",
@@ -357,9 +357,9 @@ fn variables_override_and_are_named_when_they_are_wrong() {
             "TAGWAY_SERVER__LISTEN__PORT: server.listen.port: `listen` is not a table",
         ),
         (
-            "TAGWAY_CACHE__SNAPSHOT",
+            "TAGWAY_TELEMETRY__AUDIT",
             "x",
-            "TAGWAY_CACHE__SNAPSHOT: cache.snapshot: this part",
+            "TAGWAY_TELEMETRY__AUDIT: telemetry.audit: this part",
         ),
         (
             "TAGWAY_IDENTITY__AUDIENCES",
