@@ -32,6 +32,7 @@ pub fn open_page(tokens: &PageTokens, tenant: &VerifiedTenant, request: &str, to
 }
 
 /// The service as it is mounted, for requests that carry a verified tenant.
+#[must_use]
 pub fn config_service(configs: Arc<Configs>) -> impl ConfigService {
     crate::server::config_service(configs)
 }

@@ -13,6 +13,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "internals")]
+use tagway_proto::v1::config_service_server::ConfigService;
 use tagway_proto::v1::config_service_server::ConfigServiceServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -38,7 +40,7 @@ pub use ops::{Readiness, serve_ops};
 
 /// The service alone, without what stands around it.
 #[cfg(feature = "internals")]
-pub(crate) fn config_service(configs: Arc<Configs>) -> ConfigServiceImpl {
+pub(crate) fn config_service(configs: Arc<Configs>) -> impl ConfigService {
     ConfigServiceImpl::new(configs)
 }
 

@@ -220,6 +220,72 @@ mod tests {
         }
     }
 
+    /// The same with threads, wherever they are interrupted.
+    #[test]
+    fn threads_keep_nothing_older_than_what_was_acknowledged() {
+        shuttle::check_random(threads, 20_000);
+        shuttle::check_pct(threads, 20_000, 3);
+    }
+
+    /// What they share.
+    #[derive(Default)]
+    struct Near {
+        fence: Fence<()>,
+        kept: Option<u64>,
+    }
+
+    fn threads() {
+        use shuttle::sync::atomic::{AtomicU64, Ordering};
+        use shuttle::sync::{Arc, Mutex};
+        use shuttle::thread;
+
+        let near = Arc::new(Mutex::new(Near::default()));
+        let (store, acknowledged) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let readers = (0..2).map(|_| {
+            let (near, store) = (Arc::clone(&near), Arc::clone(&store));
+            thread::spawn(move || {
+                let ticket = near.lock().unwrap().fence.begin_read();
+                let seen = store.load(Ordering::SeqCst);
+                let mut near = near.lock().unwrap();
+                if near.fence.end_read(ticket) {
+                    near.kept = Some(seen);
+                }
+            })
+        });
+        let writers = (0..2).map(|writer| {
+            let (near, store, acknowledged) = (Arc::clone(&near), Arc::clone(&store), Arc::clone(&acknowledged));
+            thread::spawn(move || {
+                let ticket = near.lock().unwrap().fence.begin_write();
+                let done = store.fetch_add(1, Ordering::SeqCst) + 1;
+                let mut near = near.lock().unwrap();
+                // One of them never hears what came of it.
+                let is_told = writer == 0;
+                let may_keep = near.fence.end_write(ticket);
+                near.kept = Some(done).filter(|_| may_keep && is_told);
+                if is_told {
+                    acknowledged.fetch_max(done, Ordering::SeqCst);
+                }
+            })
+        });
+        let watcher = {
+            let (near, acknowledged) = (Arc::clone(&near), Arc::clone(&acknowledged));
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    let newest = acknowledged.load(Ordering::SeqCst);
+                    if let Some(kept) = near.lock().unwrap().kept {
+                        assert!(kept >= newest, "{kept} is kept, {newest} was acknowledged");
+                    }
+                }
+            })
+        };
+        for thread in readers.chain(writers).chain([watcher]).collect::<Vec<_>>() {
+            thread.join().unwrap();
+        }
+        let near = near.lock().unwrap();
+        assert!(near.fence.is_idle());
+        assert!(near.kept.is_none_or(|kept| kept >= acknowledged.load(Ordering::SeqCst)));
+    }
+
     #[test]
     fn who_comes_after_a_change_waits_for_no_read_from_before() {
         let mut fence = Fence::default();

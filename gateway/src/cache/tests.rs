@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+mod mutant;
 mod promises;
 mod snapshot;
 mod store;
@@ -14,6 +15,7 @@ use super::*;
 use crate::backend::conformance::names;
 use crate::backend::{BackendError, Conditions, NewEntry, Precondition, ReadMany};
 use crate::identity::VerifiedTenant;
+use crate::key::Etag;
 use crate::placement::PhysicalName;
 use store::{Fake, entry};
 
