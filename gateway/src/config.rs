@@ -191,7 +191,7 @@ impl Config {
             entry.updated_by.clear();
         }
         Self {
-            key: key.to_string(),
+            key: key.text(),
             entry,
             backend: Arc::clone(&place.backend),
             origin: if place.is_shared() { Origin::Default } else { origin },

@@ -233,6 +233,12 @@ impl ConfigKey {
     pub fn name(&self) -> &Name {
         &self.name
     }
+
+    /// One after the other.
+    #[must_use]
+    pub fn text(&self) -> String {
+        [self.tag.as_str(), self.name.as_str()].concat()
+    }
 }
 
 impl KeyPrefix {
@@ -305,7 +311,7 @@ impl fmt::Display for Etag {
 
 impl fmt::Display for ConfigKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.tag, self.name)
+        f.write_str(&self.text())
     }
 }
 

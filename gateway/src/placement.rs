@@ -139,6 +139,17 @@ pub enum Origin {
     Default,
 }
 
+/// One of the places of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer<'p> {
+    /// What it is to the key.
+    pub origin: Origin,
+    /// Where.
+    pub place: &'p Place,
+    /// How long what is read there is believed, if the strategy says.
+    pub policy: Option<CachePolicy>,
+}
+
 /// A decision that holds. No place is named twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
@@ -251,17 +262,21 @@ impl Placed {
         std::iter::once((Origin::Home, &self.home)).chain(former)
     }
 
-    /// The defaults, in reading order.
-    pub fn beneath(&self) -> impl Iterator<Item = (Origin, &Place)> {
-        self.defaults.iter().map(|place| (Origin::Default, place))
+    /// All of them, in reading order.
+    pub fn layers(&self) -> impl Iterator<Item = Layer<'_>> {
+        (0..).map_while(|depth| self.layer(depth))
     }
 
-    /// How long what is read at one of its places is believed, if the strategy says.
+    /// The one that so many others are read before.
     #[must_use]
-    pub fn policy(&self, place: &Place) -> Option<CachePolicy> {
-        let mut places = self.own().chain(self.beneath());
-        let at = places.position(|(_, other)| other == place)?;
-        self.policies.get(at).copied().flatten()
+    pub fn layer(&self, depth: usize) -> Option<Layer<'_>> {
+        let policy = *self.policies.get(depth)?;
+        let (origin, place) = match depth.checked_sub(1) {
+            None => (Origin::Home, &self.home),
+            Some(at) if at < self.former.len() => (Origin::Former, &self.former[at]),
+            Some(at) => (Origin::Default, self.defaults.get(at - self.former.len())?),
+        };
+        Some(Layer { origin, place, policy })
     }
 
     /// Whether the home is all there is.
@@ -273,10 +288,12 @@ impl Placed {
     /// The first default in the shared scope, by itself: what who may share writes by asking for it.
     #[must_use]
     pub fn shared(&self) -> Option<Self> {
-        let home = self.defaults.iter().find(|place| place.is_shared())?;
+        let shared = self
+            .layers()
+            .find(|layer| layer.origin == Origin::Default && layer.place.is_shared())?;
         Some(Self {
-            policies: vec![self.policy(home)],
-            home: home.clone(),
+            policies: vec![shared.policy],
+            home: shared.place.clone(),
             former: Vec::new(),
             defaults: Vec::new(),
             reason: self.reason.clone(),

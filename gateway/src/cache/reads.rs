@@ -94,15 +94,26 @@ impl Cache {
             policy,
             came,
         };
-        let (boarded, departure) = self.board(&asker, Company::of(consistency));
+        // Apart, for the room that it takes is room that each read of what is near would have to make too.
+        Box::pin(self.ask(asker, kept, Company::of(consistency))).await
+    }
+
+    /// Asks for what is not near, or not any more.
+    async fn ask(
+        self: &Arc<Self>,
+        asker: Asker<'_>,
+        kept: Option<Arc<Known>>,
+        company: Company,
+    ) -> Result<Read<Option<Entry>>, BackendError> {
+        let (boarded, departure) = self.board(&asker, company);
         if let Some(departure) = departure {
-            tokio::spawn(departure.read(tenant.clone(), Arc::clone(backend)));
+            tokio::spawn(departure.read(asker.tenant.clone(), Arc::clone(asker.backend)));
         }
         let landed = self.land(&asker, boarded).await;
         let landed = landed.and_then(|known| known.ok_or_else(unanswered));
         match (landed, kept) {
             (Ok(known), _) => Ok(served(&known, Source::Backend)),
-            (Err(_), Some(kept)) if kept.stands_in(policy, Instant::now()) => Ok(self.stale(&kept)),
+            (Err(_), Some(kept)) if kept.stands_in(asker.policy, Instant::now()) => Ok(self.stale(&kept)),
             (Err(error), _) => Err(error),
         }
     }

@@ -4,21 +4,20 @@
 use std::collections::BTreeMap;
 
 use super::list::{PAGE_BYTES, size};
-use super::read::{Layer, Layers};
+use super::read::{Layers, Look};
 use super::{Config, ConfigError, Configs, Keyed, Scope};
 use crate::backend::ReadMany;
-use crate::cache::{Consistency, Freshness, Read};
+use crate::cache::{Consistency, Read};
 use crate::identity::Reader;
+use crate::placement::Layer;
 use crate::strategy::{Context, Operation};
 
 /// A key on its way through the layers of its decision.
 struct Sought<'k> {
     keyed: &'k Keyed,
     layers: Layers<'k>,
-    /// Of all that was looked at for it.
-    freshness: Freshness,
     /// Where it is to be looked for next, or was found.
-    at: Option<Layer<'k>>,
+    at: Option<Look<'k>>,
     answer: Option<Result<Read<Config>, ConfigError>>,
 }
 
@@ -44,9 +43,9 @@ impl Configs {
         loop {
             let mut asked: BTreeMap<(&str, bool), Vec<&mut Sought<'_>>> = BTreeMap::new();
             for sought in sought.iter_mut().flatten().filter(|sought| sought.answer.is_none()) {
-                if let Some(Layer { place, consistency, .. }) = sought.descend() {
+                if let Some(Look { layer, consistency }) = sought.descend() {
                     let is_latest = consistency == Consistency::Latest;
-                    asked.entry((&place.backend, is_latest)).or_default().push(sought);
+                    asked.entry((&layer.place.backend, is_latest)).or_default().push(sought);
                 }
             }
             if asked.is_empty() {
@@ -93,28 +92,28 @@ impl Configs {
         let places: Vec<_> = sought
             .iter()
             .filter_map(|sought| {
-                let Layer { place, .. } = sought.at?;
-                Some((place, self.cache.policy(sought.keyed.placed.policy(place))))
+                let Layer { place, policy, .. } = sought.at?.layer;
+                Some((place, self.cache.policy(policy)))
             })
             .collect();
         let found = self.cache.read_many(reader, backend, &places, consistency, PAGE_BYTES);
         let found = found.await;
         for (sought, found) in sought.into_iter().zip(found) {
-            let found = found.map(|read| {
-                sought.freshness = sought.freshness.and(read.freshness);
-                if let (ReadMany::Nothing, Some(layer)) = (&read.found, sought.at) {
-                    sought.layers.is_not_in(layer, read.freshness);
+            let Some(look) = sought.at else { continue };
+            let Layer { origin, place, .. } = look.layer;
+            sought.answer = match found {
+                Ok(Read { found, freshness }) => {
+                    let freshness = sought.layers.looked(look, freshness);
+                    match found {
+                        ReadMany::Found(entry) => Some(Ok(Read {
+                            found: Config::new(&sought.keyed.key, origin, place, entry),
+                            freshness,
+                        })),
+                        ReadMany::Unread => Some(Err(ConfigError::ResponseFull)),
+                        ReadMany::Nothing => None,
+                    }
                 }
-                read.found
-            });
-            sought.answer = match (found, sought.at) {
-                (Ok(ReadMany::Found(entry)), Some(Layer { origin, place, .. })) => Some(Ok(Read {
-                    found: Config::new(&sought.keyed.key, origin, place, entry),
-                    freshness: sought.freshness,
-                })),
-                (Ok(ReadMany::Unread), _) => Some(Err(ConfigError::ResponseFull)),
-                (Ok(_), _) => None,
-                (Err(error), _) => Some(Err(error.into())),
+                Err(error) => Some(Err(error.into())),
             };
         }
     }
@@ -125,14 +124,13 @@ impl<'k> Sought<'k> {
         Self {
             keyed,
             layers: Layers::new(&keyed.placed, consistency),
-            freshness: Freshness::now(),
             at: None,
             answer: None,
         }
     }
 
     /// The next layer. None: there is none, and the key is nowhere.
-    fn descend(&mut self) -> Option<Layer<'k>> {
+    fn descend(&mut self) -> Option<Look<'k>> {
         self.at = self.layers.next();
         self.at
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{ConfigError, Configs};
 use crate::backend::Capabilities;
 use crate::identity::Reader;
-use crate::placement::{Origin, PhysicalName};
+use crate::placement::{Layer, Origin, PhysicalName};
 use crate::strategy::{Context, Operation};
 
 /// What decided, and what it decided.
@@ -52,13 +52,13 @@ impl Configs {
         let strategy = snapshot.strategy(key.tag()).ok_or(ConfigError::StrategyRejected)?;
         let placed = strategy.decide(reader, &key, Operation::Read, context).await?;
         let mut steps = Vec::new();
-        for (origin, place) in placed.own().chain(placed.beneath()) {
+        for Layer { origin, place, policy } in placed.layers() {
             let backend = self.backend(&place.backend)?;
             steps.push(Step {
                 backend: Arc::clone(&place.backend),
                 physical_name: place.name.clone(),
                 origin,
-                cache_state: self.cache.state(place, self.cache.policy(placed.policy(place))),
+                cache_state: self.cache.state(place, self.cache.policy(policy)),
                 holds_key: backend.read(reader, &place.name).await?.is_some(),
                 capabilities: backend.capabilities().clone(),
             });

@@ -11,7 +11,7 @@ use crate::backend::{Backend, Entry, PageRequest};
 use crate::cache::{self, Cache, Consistency, Freshness};
 use crate::identity::Reader;
 use crate::key::{KeyPrefix, Name, Tag, TagPrefix};
-use crate::placement::{Origin, PlaceRange};
+use crate::placement::{Layer, Origin, PlaceRange};
 use crate::strategy::{Context, DecideError, Operation, Refusal, Snapshot};
 
 /// Of one page: well below the 4 MiB that gRPC clients take.
@@ -161,21 +161,20 @@ impl Configs {
             .filter(|standing| standing.tag == *key.tag())
             .map(|standing| (standing.range, standing.entry))
             .collect();
-        let layers = || placed.own().chain(placed.beneath());
         // What was not listed could hold the key, and the list would not know.
         let listed = |range| {
             sources
                 .iter()
                 .any(|source| source.prefix.tag == *key.tag() && source.range == range)
         };
-        if let Some((_, place)) = layers().find(|(_, place)| !listed(place.range())) {
+        if let Some(Layer { place, .. }) = placed.layers().find(|layer| !listed(layer.place.range())) {
             tracing::warn!(
                 strategy = %strategy.name(), tenant = %reader.id(), tag = %key.tag(), ?place,
                 "the strategy decides for a place that it does not enumerate"
             );
             return Err(DecideError::Failed.into());
         }
-        for (origin, place) in layers() {
+        for Layer { origin, place, .. } in placed.layers() {
             if origin == Origin::Default && !placed.former.is_empty() {
                 break;
             }

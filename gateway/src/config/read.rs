@@ -9,7 +9,7 @@ use super::{Config, ConfigError, Configs, Keyed, Scope, check_history};
 use crate::backend::Entry;
 use crate::cache::{Consistency, Freshness, Read};
 use crate::identity::{Reader, VerifiedTenant};
-use crate::placement::{Origin, Place, Placed};
+use crate::placement::{Layer, Origin, Place, Placed};
 use crate::strategy::{Context, Operation};
 
 /// What a read found, and where.
@@ -24,20 +24,21 @@ pub(super) struct Found<'p> {
 /// Where a key is looked for, in order.
 pub(super) struct Layers<'p> {
     placed: &'p Placed,
-    own: Box<dyn Iterator<Item = (Origin, &'p Place)> + Send + 'p>,
-    beneath: Box<dyn Iterator<Item = (Origin, &'p Place)> + Send + 'p>,
     consistency: Consistency,
+    /// How many were looked at.
+    depth: usize,
+    /// Of all that was looked at.
+    freshness: Option<Freshness>,
     /// Home was looked at then, or later.
     home: Option<Instant>,
     /// The last of the former homes that were looked at had answered by then.
     former: Option<Instant>,
 }
 
-/// One of them.
+/// One look.
 #[derive(Clone, Copy)]
-pub(super) struct Layer<'p> {
-    pub(super) origin: Origin,
-    pub(super) place: &'p Place,
+pub(super) struct Look<'p> {
+    pub(super) layer: Layer<'p>,
     pub(super) consistency: Consistency,
 }
 
@@ -45,50 +46,44 @@ impl<'p> Layers<'p> {
     pub(super) fn new(placed: &'p Placed, consistency: Consistency) -> Self {
         Self {
             placed,
-            own: Box::new(placed.own()),
-            beneath: Box::new(placed.beneath()),
             consistency,
+            depth: 0,
+            freshness: None,
             home: None,
             former: None,
         }
     }
 
-    /// It is not in that one.
-    pub(super) fn is_not_in(&mut self, layer: Layer<'_>, freshness: Freshness) {
-        match layer.origin {
+    /// That was looked at. Returns how true all is that was seen on the way: that a layer holds nothing is as old as any of it.
+    pub(super) fn looked(&mut self, look: Look<'_>, freshness: Freshness) -> Freshness {
+        match look.layer.origin {
             Origin::Home => self.home = Some(freshness.as_of),
             Origin::Former => self.former = self.former.max(Some(freshness.until)),
             Origin::Default => {}
         }
+        let all = self.freshness.map_or(freshness, |before| before.and(freshness));
+        *self.freshness.insert(all)
     }
 }
 
 impl<'p> Iterator for Layers<'p> {
-    type Item = Layer<'p>;
+    type Item = Look<'p>;
 
-    fn next(&mut self) -> Option<Layer<'p>> {
-        let consistency = self.consistency;
-        if let Some((origin, place)) = self.own.next() {
-            return Some(Layer {
-                origin,
-                place,
-                consistency,
-            });
-        }
+    fn next(&mut self) -> Option<Look<'p>> {
+        let layer = self.placed.layer(self.depth);
         // A write that moves a key writes home before it clears a former home. So who saw it in neither looks at home
         // again, unless that was looked at after all of the others: it may have been between the two.
-        if self.former.take() > self.home {
-            return Some(Layer {
-                origin: Origin::Home,
-                place: &self.placed.home,
+        let is_past_own = layer.is_none_or(|layer| layer.origin == Origin::Default);
+        if is_past_own && self.former.take() > self.home {
+            return Some(Look {
+                layer: self.placed.layer(0)?,
                 consistency: Consistency::Latest,
             });
         }
-        let (origin, place) = self.beneath.next()?;
-        Some(Layer {
-            origin,
-            place,
-            consistency,
+        self.depth += 1;
+        Some(Look {
+            layer: layer?,
+            consistency: self.consistency,
         })
     }
 }
@@ -109,7 +104,7 @@ impl Configs {
         let found = if version == 0 {
             self.find(reader, &placed, consistency).await?
         } else {
-            self.find_version(reader, &placed, version).await?
+            Box::pin(self.find_version(reader, &placed, version)).await?
         };
         let found = found.ok_or(ConfigError::NotFound)?;
         Ok(Read {
@@ -125,25 +120,22 @@ impl Configs {
         placed: &'p Placed,
         consistency: Consistency,
     ) -> Result<Option<Found<'p>>, ConfigError> {
-        let mut freshness = Freshness::now();
         let mut layers = Layers::new(placed, consistency);
-        while let Some(layer) = layers.next() {
-            let place = layer.place;
+        while let Some(look) = layers.next() {
+            let Layer { origin, place, policy } = look.layer;
             let backend = self.backend(&place.backend)?;
-            let policy = self.cache.policy(placed.policy(place));
-            let read = self.cache.read(tenant, backend, place, policy, layer.consistency);
+            let policy = self.cache.policy(policy);
+            let read = self.cache.read(tenant, backend, place, policy, look.consistency);
             let read = read.await?;
-            // That a layer holds nothing is as old as any of it.
-            freshness = freshness.and(read.freshness);
+            let freshness = layers.looked(look, read.freshness);
             if let Some(entry) = read.found {
                 return Ok(Some(Found {
-                    origin: layer.origin,
+                    origin,
                     place,
                     entry,
                     freshness,
                 }));
             }
-            layers.is_not_in(layer, read.freshness);
         }
         Ok(None)
     }

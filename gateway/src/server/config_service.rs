@@ -407,7 +407,7 @@ fn message(config: Config) -> v1::Config {
         etag: config.entry.etag.to_string(),
         update_time: Some(Timestamp::from(config.entry.updated_at)),
         updated_by: config.entry.updated_by,
-        backend: config.backend.to_string(),
+        backend: String::from(&*config.backend),
         origin: origin(config.origin),
         secret: config.entry.secret,
     }

@@ -146,6 +146,20 @@ impl Strategy {
         if let Some(answer) = memory.answers.get(&asked) {
             return Ok(answer);
         }
+        // Apart, for the room that it takes is room that each remembered answer would have to make too.
+        Box::pin(self.call(&memory, tenant, asked, request, call, place)).await
+    }
+
+    /// Asks the component what is not remembered.
+    async fn call<T>(
+        &self,
+        memory: &TenantMemory,
+        tenant: &VerifiedTenant,
+        asked: Asked<'_>,
+        request: impl FnOnce(&Bags) -> wit::Request,
+        call: impl FnOnce(&mut Guest, &wit::Strategy, &wit::Request) -> wasmtime::Result<Result<T, wit::Refusal>>,
+        place: impl FnOnce(T) -> Result<Answer, BrokenDecision>,
+    ) -> Result<Answer, DecideError> {
         // Who rests does not queue.
         memory
             .breaker()
@@ -165,7 +179,7 @@ impl Strategy {
         if let Some(answer) = memory.answers.get(&asked) {
             return Ok(answer);
         }
-        let mut admitted = self.admit(&memory)?;
+        let mut admitted = self.admit(memory)?;
         let request = request(asked.bags());
         // On this very thread: a call takes microseconds, fuel ends it after some milliseconds at most, and the
         // engine's slots leave the runtime another thread.
