@@ -39,6 +39,7 @@ use tagway::placement::CachePolicy;
 use tagway::settings::development::development;
 use tagway::settings::{Permission, Settings};
 use tagway::strategy::{Context, Engine, Operation, Registry, Snapshot};
+use tagway::watch::Hub;
 use tagway::wit;
 use tagway_proto::v1;
 use tagway_proto::v1::config_service_server::ConfigService as _;
@@ -78,7 +79,7 @@ async fn main() {
     remembered_decisions(&snapshot, &tenant).await;
     fresh_decisions(&snapshot, &tenant, &engine, &catalog[0]).await;
     reads_and_writes(&snapshot, &tenant, folder.path()).await;
-    kept_reads(registry, &tenant, folder.path()).await;
+    kept_reads(&settings, registry, &tenant, folder.path()).await;
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a count of calls is far below 2^52")]
@@ -298,7 +299,7 @@ async fn reads_and_writes(snapshot: &Snapshot, tenant: &VerifiedTenant, folder: 
 }
 
 /// A Get of what is kept near, from its message to its answer, beside a look into a cache.
-async fn kept_reads(registry: Registry, tenant: &VerifiedTenant, folder: &Path) {
+async fn kept_reads(settings: &Settings, registry: Registry, tenant: &VerifiedTenant, folder: &Path) {
     let store = Embedded::open(&folder.join("kept.redb"), 100, Clock::system()).unwrap();
     let store: Arc<dyn Backend> = Arc::new(store);
     let policy = CachePolicy {
@@ -306,13 +307,16 @@ async fn kept_reads(registry: Registry, tenant: &VerifiedTenant, folder: &Path) 
         stale: Duration::ZERO,
         negative: Duration::from_hours(1),
     };
+    let near = ConfigCache::new(64 << 20, policy, policy);
     let configs = Configs::new(
         Arc::new(registry),
         Catalog::new(BTreeMap::from([("local".into(), store)])),
         PageTokens::new(&[0; 32], Clock::system()).unwrap(),
-        ConfigCache::new(64 << 20, policy, policy),
+        Arc::clone(&near),
     );
-    let service = internals::config_service(Arc::new(configs));
+    let keys = KeySets::open(&settings.identity).await.unwrap();
+    let identity = Identity::new(&settings.identity, keys, Clock::system());
+    let service = internals::config_service(settings, Arc::new(configs), Arc::new(identity), Hub::new(near));
     let keys: Vec<String> = (0..SEVERAL)
         .map(|number| format!("tenant_config_kept/{number}"))
         .collect();

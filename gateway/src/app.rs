@@ -25,6 +25,7 @@ use crate::placement::CachePolicy;
 use crate::server::{Readiness, serve_grpc, serve_ops};
 use crate::settings::{BackendKind, BackendSettings, CacheSettings, KeyFile, Listen, Settings, Source};
 use crate::strategy::{self, Engine, Registry};
+use crate::watch::Hub;
 
 /// Shortest secret that page tokens are sealed with, in bytes.
 const PAGE_TOKEN_KEY_BYTES: usize = 32;
@@ -150,6 +151,11 @@ impl App {
         let address = self.address().map(|address| address.to_string()).unwrap_or_default();
         let keys = Arc::clone(&self.keys);
         let refresher = tokio::spawn(async move { keys.run().await });
+        let hub = Hub::new(Arc::clone(&self.cache));
+        let telling = {
+            let hub = Arc::clone(&hub);
+            tokio::spawn(async move { hub.run().await })
+        };
         let readiness = Readiness::new(Arc::clone(&self.registry), stop.clone());
         // Operators are answered until the very end, so that a probe sees the draining.
         let over = CancellationToken::new();
@@ -167,6 +173,7 @@ impl App {
             &self.settings.limits,
             self.identity,
             self.configs,
+            hub,
             stop.clone(),
         );
         let drain = self.settings.server.drain;
@@ -192,6 +199,7 @@ impl App {
             }
         };
         refresher.abort();
+        telling.abort();
         over.cancel();
         if let Some(ops) = ops {
             // A probe that never reads its answer does not keep the process.

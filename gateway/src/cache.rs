@@ -4,6 +4,7 @@
 //! What is kept lies in one bounded cache; it is looked up without a lock. What is under way lies beside it, place by place,
 //! as long as it is: that is what decides whether an answer may be kept (`fence`).
 
+mod changes;
 mod fence;
 mod known;
 mod metrics;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::backend::{Backend, Entry};
 use crate::placement::{CachePolicy, Place};
+pub use changes::{Changed, Changes, Taken};
 use fence::Fence;
 use known::{Known, Look, Verdict};
 pub use metrics::CacheMetrics;
@@ -42,6 +44,8 @@ pub enum Consistency {
     /// As the policy allows.
     #[default]
     Cached,
+    /// As the policy allows, but for what is past its time; or whatever its time, if the store was asked then or later.
+    Since(Instant),
     /// The store is asked.
     Latest,
 }
@@ -111,6 +115,7 @@ struct Shard {
 pub struct Cache {
     known: QuickCache<Place, Arc<Known>, Weight, DefaultHashBuilder, Evictions>,
     counts: Counts,
+    feed: Arc<Changes>,
     /// Of what is kept.
     changes: AtomicU64,
     shards: Vec<Mutex<Shard>>,
@@ -143,12 +148,19 @@ impl Cache {
         Arc::new(Self {
             known: QuickCache::with(entries, bytes, Weight, DefaultHashBuilder::default(), evictions),
             counts,
+            feed: Arc::default(),
             changes: AtomicU64::new(0),
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             hasher: RandomState::new(),
             otherwise: otherwise.at_most(most),
             most,
         })
+    }
+
+    /// What changes, as far as this gateway hears of it.
+    #[must_use]
+    pub fn feed(&self) -> &Arc<Changes> {
+        &self.feed
     }
 
     /// What a placement's own policy comes to here.

@@ -4,6 +4,7 @@
 mod batch;
 mod explain;
 mod history;
+mod interest;
 mod list;
 mod page_token;
 mod read;
@@ -23,7 +24,8 @@ use crate::strategy::{Context, DecideError, Operation, Registry, Snapshot};
 
 pub use explain::{Explained, Step};
 pub use history::{History, HistoryRequest};
-pub use list::{ListRequest, Listed};
+pub use interest::Interest;
+pub use list::{ListRequest, Listed, PAGE_BYTES};
 pub use page_token::PageTokens;
 
 /// The stores, the strategies that route to them, and the seal of page tokens.
@@ -185,6 +187,12 @@ struct Keyed {
 }
 
 impl Config {
+    /// About how many bytes it takes of an answer, at most.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        list::size(&self.entry)
+    }
+
     fn new(key: &ConfigKey, origin: Origin, place: &Place, mut entry: Entry) -> Self {
         if place.is_shared() {
             // Who writes for all tenants is no tenant's to know.

@@ -10,9 +10,12 @@ mod token;
 use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
+use jsonwebtoken::jwk::Jwk;
 use serde_json::Value;
+use tokio::time::sleep;
 
 use crate::clock::Clock;
 use crate::key::TenantId;
@@ -22,8 +25,15 @@ pub use claims::ClaimError;
 pub use jwks::{KeySets, KeysError};
 pub use token::Token;
 
+/// Claims that differ from one token to the next (RFC 7519, 4.1; OpenID Connect Core 1.0, 2; Cognito's access tokens).
+const OF_ITS_MAKING: [&str; 7] = ["exp", "iat", "nbf", "jti", "auth_time", "origin_jti", "event_id"];
 /// Picks one of the tenants that a token names.
 const PICK: &str = "x-tagway-tenant";
+
+/// The last that a protobuf timestamp can tell, in the year 9999.
+const LAST_SECOND: u64 = 253_402_300_799;
+/// How long wall time is taken to go on as other time does.
+const LOOK_AT_THE_WALL: Duration = Duration::from_mins(1);
 
 /// Why a caller is not let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +65,9 @@ pub enum IdentityError {
     /// The request picks a tenant that the token does not name. Which exist is not told.
     #[error("the token does not name the tenant that `x-tagway-tenant` picks")]
     TenantNotGranted,
+    /// A newer token that speaks for somebody else.
+    #[error("the token is another subject's than the one before it")]
+    SubjectDiffers,
     /// The bearer may not do that.
     #[error("the token does not grant the permission `{0}`")]
     PermissionMissing(Permission),
@@ -69,6 +82,8 @@ pub struct VerifiedCaller {
     claims: serde_json::Map<String, Value>,
     /// Seconds since the epoch, the leeway included.
     expires: u64,
+    /// What the token was signed with.
+    key: Arc<Jwk>,
 }
 
 impl VerifiedCaller {
@@ -82,6 +97,23 @@ impl VerifiedCaller {
     #[must_use]
     pub fn may(&self, permission: Permission) -> bool {
         self.permissions.contains(&permission)
+    }
+
+    /// When it does not speak any more; the leeway is included.
+    #[must_use]
+    pub fn expires(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.expires.min(LAST_SECOND))
+    }
+
+    /// Whether strategies see the same of both, as far as they see claims: all that differs is of when the tokens were made.
+    #[must_use]
+    pub fn claims_the_same(&self, other: &Self) -> bool {
+        let lasting = |claims: &serde_json::Map<String, Value>| {
+            let mut claims = claims.clone();
+            claims.retain(|name, _| !OF_ITS_MAKING.contains(&name.as_str()));
+            claims
+        };
+        lasting(&self.claims) == lasting(&other.claims)
     }
 
     /// One claim. Strategies see those that their manifest asks for.
@@ -145,7 +177,8 @@ impl VerifiedTenant {
                 tenants: Vec::new(),
                 permissions: permissions.into_iter().collect(),
                 claims: serde_json::Map::new(),
-                expires: u64::MAX,
+                expires: u32::MAX.into(),
+                key: Arc::new(serde_json::from_str(r#"{"kty": "oct", "k": ""}"#).expect("a key")),
             }),
         }
     }
@@ -219,9 +252,35 @@ impl Identity {
         let header = token.header()?;
         let (keys, key) = self.keys.find(keys, &header).await?;
         let payload = token.verify(&key)?;
-        let caller = Arc::new(self.rules.check(payload, now)?);
+        let caller = Arc::new(self.rules.check(payload, key.published, now)?);
         self.remembered.put(token, keys.generation(), &caller);
         Ok(caller)
+    }
+
+    /// The same tenant, as the bearer of a newer token of the same subject.
+    pub async fn renew(&self, tenant: &VerifiedTenant, token: &str) -> Result<VerifiedTenant, IdentityError> {
+        let caller = self.caller(token).await?;
+        if caller.subject != tenant.caller.subject {
+            return Err(IdentityError::SubjectDiffers);
+        }
+        self.tenant(caller, Some(tenant.id.as_str()))
+    }
+
+    /// Waits until a token does not speak for its bearer any more: it has expired, or its key is withdrawn.
+    pub async fn until_over(&self, caller: &VerifiedCaller) {
+        let mut looks = self.keys.looks();
+        loop {
+            let left = caller.expires().duration_since(self.clock.now()).unwrap_or_default();
+            if left.is_zero() || !self.keys.current().holds(&caller.key) {
+                return;
+            }
+            tokio::select! {
+                // The wall's time may be set meanwhile.
+                () = sleep(left.min(LOOK_AT_THE_WALL)) => {}
+                // The keys live as long as this does.
+                _ = looks.changed() => {}
+            }
+        }
     }
 
     /// The tenant that a request of this caller is for: the only one, or the one that `picked` names among several.

@@ -4,10 +4,14 @@
 use std::sync::Arc;
 
 use tagway_proto::v1::config_service_server::ConfigService;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConfigError, Configs, PageTokens};
-use crate::identity::VerifiedTenant;
+use crate::identity::{Identity, VerifiedTenant};
+use crate::server::Watches;
+use crate::settings::Settings;
 use crate::strategy::Engine;
+use crate::watch::Hub;
 
 /// The engine that guests are compiled and run with.
 #[must_use]
@@ -33,8 +37,16 @@ pub fn open_page(tokens: &PageTokens, tenant: &VerifiedTenant, request: &str, to
 
 /// The service as it is mounted, for requests that carry a verified tenant.
 #[must_use]
-pub fn config_service(configs: Arc<Configs>) -> impl ConfigService {
-    crate::server::config_service(configs)
+pub fn config_service(
+    settings: &Settings,
+    configs: Arc<Configs>,
+    identity: Arc<Identity>,
+    hub: Arc<Hub>,
+) -> impl ConfigService {
+    let stop = CancellationToken::new();
+    let (server, limits) = (&settings.server, &settings.limits);
+    let watches = Watches::new(Arc::clone(&configs), identity, hub, server, limits, stop);
+    crate::server::config_service(configs, watches)
 }
 
 /// Has `request` come from that tenant.

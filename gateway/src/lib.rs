@@ -18,4 +18,5 @@ pub mod settings;
 pub mod shutdown;
 pub mod strategy;
 pub mod telemetry;
+pub mod watch;
 pub mod wit;

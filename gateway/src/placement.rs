@@ -351,6 +351,14 @@ impl PhysicalName {
         &self.range
     }
 
+    /// The key that has this name: its tag is the last part of the folder.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let folder = self.range.folder();
+        let tag = folder.rsplit_once('/').map_or(folder, |(_, tag)| tag);
+        [tag, self.name.as_str()].concat()
+    }
+
     /// The last part: the key's name.
     #[must_use]
     pub fn name(&self) -> &Name {

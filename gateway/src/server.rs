@@ -8,6 +8,7 @@ mod in_flight;
 mod ops;
 mod shape;
 mod status;
+mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::clock::jittered;
 use crate::config::Configs;
 use crate::identity::Identity;
 use crate::settings::{LimitSettings, ServerSettings};
+use crate::watch::Hub;
 use around::AroundLayer;
 use authenticate::Authenticate;
 use config_service::ConfigServiceImpl;
@@ -36,12 +38,14 @@ use deadline::Deadline;
 use in_flight::InFlight;
 use shape::Shape;
 
+pub(crate) use watch::Watches;
+
 pub use ops::{Readiness, serve_ops};
 
 /// The service alone, without what stands around it.
 #[cfg(feature = "internals")]
-pub(crate) fn config_service(configs: Arc<Configs>) -> impl ConfigService {
-    ConfigServiceImpl::new(configs)
+pub(crate) fn config_service(configs: Arc<Configs>, watches: Arc<Watches>) -> impl ConfigService {
+    ConfigServiceImpl::new(configs, watches)
 }
 
 /// What health checks may ask for: everything, and the one service.
@@ -58,11 +62,20 @@ pub async fn serve_grpc(
     limits: &LimitSettings,
     identity: Arc<Identity>,
     configs: Arc<Configs>,
+    hub: Arc<Hub>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let (mut health, health_service) = tonic_health::server::health_reporter();
     let in_flight = InFlight::new(limits.in_flight);
-    let service = ConfigServiceServer::new(ConfigServiceImpl::new(configs))
+    let watches = Watches::new(
+        Arc::clone(&configs),
+        Arc::clone(&identity),
+        hub,
+        server,
+        limits,
+        stop.clone(),
+    );
+    let service = ConfigServiceServer::new(ConfigServiceImpl::new(configs, Arc::clone(&watches)))
         .max_decoding_message_size(usize::try_from(limits.request_bytes.0).unwrap_or(usize::MAX));
     // From the socket inwards. Each layer stands where it is for a reason.
     let service = ServiceBuilder::new()
@@ -110,7 +123,7 @@ pub async fn serve_grpc(
     tokio::select! {
         ended = transport => ended,
         // Peers that never say anything do not keep it: what counts is that no request is under way.
-        () = async { stop.cancelled().await; in_flight.ended().await } => Ok(()),
+        () = async { stop.cancelled().await; watches.ended().await; in_flight.ended().await } => Ok(()),
     }
 }
 

@@ -67,8 +67,9 @@ pub struct ServerSettings {
     /// After this a connection is told to go, so that load balancers rebalance.
     #[serde(with = "humantime_serde")]
     pub max_connection_age: Duration,
+    /// How long a watch may go on on such a connection.
     #[serde(with = "humantime_serde")]
-    max_connection_grace: Option<Duration>,
+    pub max_connection_grace: Duration,
     /// HTTP/2 pings, so that a dead peer is noticed.
     pub keepalive: KeepaliveSettings,
     /// A file of at least 32 secret bytes, the same on every replica, that page tokens are sealed with. Without it a
@@ -350,7 +351,8 @@ pub struct LimitSettings {
     /// Of one request, where the caller sets no deadline, and at most.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    subscriptions: Option<u32>,
+    /// Subscriptions of one stream at once.
+    pub subscriptions: u32,
     /// Tenants whose decisions are remembered at once, by each strategy.
     pub tenants: u32,
     /// Bytes that the remembered decisions of one tenant may take, by each strategy: so none pushes out another's.
@@ -380,7 +382,7 @@ impl Default for ServerSettings {
             reflection: false,
             drain: Duration::from_secs(20),
             max_connection_age: Duration::from_mins(30),
-            max_connection_grace: None,
+            max_connection_grace: Duration::from_mins(1),
             keepalive: KeepaliveSettings::default(),
             page_token_key: None,
         }
@@ -446,7 +448,7 @@ impl Default for LimitSettings {
             in_flight: 4096,
             request_bytes: ByteSize::mib(4),
             request_timeout: Duration::from_secs(10),
-            subscriptions: None,
+            subscriptions: 64,
             tenants: 1024,
             decisions: ByteSize::kib(256),
         }

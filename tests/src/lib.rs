@@ -14,3 +14,4 @@ pub mod gateway;
 pub mod issuer;
 pub mod jwks_server;
 pub mod mutant;
+pub mod watcher;

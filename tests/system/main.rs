@@ -23,4 +23,5 @@ mod plugins;
 mod process;
 mod reads;
 mod strategies;
+mod watch;
 mod writes;

@@ -40,7 +40,17 @@ struct Asker<'a> {
     backend: &'a Arc<dyn Backend>,
     place: &'a Place,
     policy: CachePolicy,
+    consistency: Consistency,
     came: Instant,
+}
+
+/// What is kept of a place, for one who reads it.
+enum Near {
+    Fresh(Arc<Known>),
+    /// It is served, and asked for behind the caller.
+    Stale(Arc<Known>),
+    /// The store is to be asked. What is kept is better than nothing.
+    Not(Option<Arc<Known>>),
 }
 
 /// Whose read one goes with, narrower from one to the next.
@@ -73,29 +83,26 @@ impl Cache {
         // The third wall stands before the cache too: what is kept was once read for somebody.
         scope_root(tenant, place.name.range(), Access::Read)?;
         let came = Instant::now();
-        let kept = match consistency {
-            Consistency::Cached => self.known.get(place),
-            Consistency::Latest => None,
-        };
-        match kept.as_ref().map(|known| (known, known.look(policy, came))) {
-            Some((known, Look::Fresh)) => return Ok(self.near(known)),
-            Some((known, Look::Stale)) => {
+        let kept = match self.near(place, policy, consistency, came) {
+            Near::Fresh(known) => return Ok(served(&known, Source::Cache)),
+            Near::Stale(known) => {
                 if let Some(departure) = self.revalidate(tenant, place) {
                     tokio::spawn(departure.read(tenant.clone(), Arc::clone(backend)));
                 }
-                return Ok(self.stale(known));
+                return Ok(self.stale(&known));
             }
-            _ => {}
-        }
+            Near::Not(kept) => kept,
+        };
         let asker = Asker {
             tenant,
             backend,
             place,
             policy,
+            consistency,
             came,
         };
         // Apart, for the room that it takes is room that each read of what is near would have to make too.
-        Box::pin(self.ask(asker, kept, Company::of(consistency))).await
+        Box::pin(self.ask(asker, kept)).await
     }
 
     /// Asks for what is not near, or not any more.
@@ -103,9 +110,8 @@ impl Cache {
         self: &Arc<Self>,
         asker: Asker<'_>,
         kept: Option<Arc<Known>>,
-        company: Company,
     ) -> Result<Read<Option<Entry>>, BackendError> {
-        let (boarded, departure) = self.board(&asker, company);
+        let (boarded, departure) = self.board(&asker, Company::of(asker.consistency));
         if let Some(departure) = departure {
             tokio::spawn(departure.read(asker.tenant.clone(), Arc::clone(asker.backend)));
         }
@@ -124,39 +130,35 @@ impl Cache {
         self: &Arc<Self>,
         tenant: &VerifiedTenant,
         backend: &Arc<dyn Backend>,
-        places: &[(&Place, CachePolicy)],
-        consistency: Consistency,
+        places: &[(&Place, CachePolicy, Consistency)],
         bytes: usize,
     ) -> Vec<Result<Read<ReadMany>, BackendError>> {
         let came = Instant::now();
         let (mut departures, mut revalidations) = (Vec::new(), Vec::new());
         let mut answers = Vec::with_capacity(places.len());
-        for &(place, policy) in places {
+        for &(place, policy, consistency) in places {
             if let Err(foreign) = scope_root(tenant, place.name.range(), Access::Read) {
                 answers.push(Answer::Near(Err(foreign)));
                 continue;
             }
-            let kept = match consistency {
-                Consistency::Cached => self.known.get(place),
-                Consistency::Latest => None,
-            };
-            let near = kept.as_ref().and_then(|known| match known.look(policy, came) {
-                Look::Fresh => Some(self.near(known)),
-                Look::Stale => {
-                    revalidations.extend(self.revalidate(tenant, place));
-                    Some(self.stale(known))
+            let kept = match self.near(place, policy, consistency, came) {
+                Near::Fresh(known) => {
+                    answers.push(Answer::Near(Ok(of_many(served(&known, Source::Cache)))));
+                    continue;
                 }
-                Look::Over => None,
-            });
-            if let Some(near) = near {
-                answers.push(Answer::Near(Ok(of_many(near))));
-                continue;
-            }
+                Near::Stale(known) => {
+                    revalidations.extend(self.revalidate(tenant, place));
+                    answers.push(Answer::Near(Ok(of_many(self.stale(&known)))));
+                    continue;
+                }
+                Near::Not(kept) => kept,
+            };
             let asker = Asker {
                 tenant,
                 backend,
                 place,
                 policy,
+                consistency,
                 came,
             };
             let (boarded, departure) = self.board(&asker, Company::of(consistency));
@@ -186,12 +188,26 @@ impl Cache {
         join_all(answers).await
     }
 
-    fn near(&self, known: &Arc<Known>) -> Read<Option<Entry>> {
+    /// What is near, as far as it may be served.
+    fn near(&self, place: &Place, policy: CachePolicy, consistency: Consistency, came: Instant) -> Near {
+        let known = match consistency {
+            Consistency::Latest => None,
+            Consistency::Cached | Consistency::Since(_) => self.known.get(place),
+        };
+        let Some(known) = known else {
+            return Near::Not(None);
+        };
+        match (known.look(policy, came), consistency) {
+            (Look::Fresh, _) => {}
+            (Look::Stale, Consistency::Cached) => return Near::Stale(known),
+            (_, Consistency::Since(since)) if known.holds() && known.as_of >= since => {}
+            _ => return Near::Not(Some(known)),
+        }
         match known.entry {
             Some(_) => self.counts.hits.up(),
             None => self.counts.negatives.up(),
         }
-        served(known, Source::Cache)
+        Near::Fresh(known)
     }
 
     fn stale(&self, known: &Arc<Known>) -> Read<Option<Entry>> {
@@ -253,7 +269,7 @@ impl Cache {
             let landed = flight.landing.await;
             let is_answer = match (&landed, company) {
                 (_, Company::Nobody) => true,
-                (Ok(Some(known)), _) => known.answers(asker.policy, asker.came),
+                (Ok(Some(known)), _) => asker.is_since(known.as_of) || known.answers(asker.policy, asker.came),
                 // It was another batch that had no room.
                 (Ok(None), _) => false,
                 // What another tenant meets with is no answer to this one.
@@ -284,7 +300,7 @@ enum Answer<'a> {
 impl Company {
     fn of(consistency: Consistency) -> Self {
         match consistency {
-            Consistency::Cached => Self::Recent,
+            Consistency::Cached | Consistency::Since(_) => Self::Recent,
             Consistency::Latest => Self::Nobody,
         }
     }
@@ -298,8 +314,14 @@ impl Company {
 }
 
 impl Asker<'_> {
+    /// Whether that is late enough, whatever the policy says.
+    fn is_since(&self, as_of: Instant) -> bool {
+        matches!(self.consistency, Consistency::Since(since) if as_of >= since)
+    }
+
     fn may_join(&self, flight: &Flight, company: Company) -> bool {
         match company {
+            Company::Recent if self.is_since(flight.began) => true,
             Company::Recent => {
                 let age = self.came.saturating_duration_since(flight.began);
                 age <= self.policy.ttl.max(self.policy.negative)

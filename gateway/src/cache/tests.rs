@@ -296,18 +296,12 @@ async fn another_tenants_place_is_refused_also_where_it_is_kept() {
             .await;
         assert!(matches!(read, Err(BackendError::Foreign)));
     }
-    let places = [(&world.place, POLICY)];
-    let read = world
-        .cache
-        .read_many(&globex, &world.backend, &places, Consistency::Cached, 1 << 20)
-        .await;
+    let places = [(&world.place, POLICY, Consistency::Cached)];
+    let read = world.cache.read_many(&globex, &world.backend, &places, 1 << 20).await;
     assert!(matches!(read[..], [Err(BackendError::Foreign)]), "{read:?}");
     // Nor does what was kept of it stand in.
     advance(POLICY.ttl).await;
-    let read = world
-        .cache
-        .read_many(&globex, &world.backend, &places, Consistency::Cached, 1 << 20)
-        .await;
+    let read = world.cache.read_many(&globex, &world.backend, &places, 1 << 20).await;
     assert!(matches!(read[..], [Err(BackendError::Foreign)]), "{read:?}");
 }
 
@@ -385,11 +379,11 @@ async fn of_many_only_what_is_not_known_is_asked_for_and_at_once() {
     for place in places.iter().step_by(2) {
         world.store.put(place, "value");
     }
-    let all: Vec<_> = places.iter().map(|place| (place, POLICY)).collect();
-    let read = async |consistency| {
+    let all = |consistency| -> Vec<_> { places.iter().map(|place| (place, POLICY, consistency)).collect() };
+    let read = async |consistency: Consistency| {
         let read = world
             .cache
-            .read_many(&world.tenant, &world.backend, &all, consistency, 1 << 20)
+            .read_many(&world.tenant, &world.backend, &all(consistency), 1 << 20)
             .await;
         for (i, read) in read.iter().enumerate() {
             let found = matches!(read.as_ref().unwrap().found, ReadMany::Found(_));
@@ -406,7 +400,7 @@ async fn of_many_only_what_is_not_known_is_asked_for_and_at_once() {
     advance(Duration::from_secs(50)).await;
     let read = world
         .cache
-        .read_many(&world.tenant, &world.backend, &all, Consistency::Cached, 1 << 20)
+        .read_many(&world.tenant, &world.backend, &all(Consistency::Cached), 1 << 20)
         .await;
     assert!(
         read.into_iter()
@@ -439,10 +433,11 @@ async fn it_holds_so_many_bytes_and_no_more() {
 
 /// Of many places, all of them believed for the same time.
 async fn read_many(world: &World, places: &[Place], policy: CachePolicy) -> Vec<(Option<String>, Source)> {
-    let places: Vec<_> = places.iter().map(|place| (place, policy)).collect();
-    let read = world
-        .cache
-        .read_many(&world.tenant, &world.backend, &places, Consistency::Cached, 1 << 20);
+    let places: Vec<_> = places
+        .iter()
+        .map(|place| (place, policy, Consistency::Cached))
+        .collect();
+    let read = world.cache.read_many(&world.tenant, &world.backend, &places, 1 << 20);
     let read = read.await.into_iter().map(|read| {
         let read = read.unwrap();
         let found = match read.found {

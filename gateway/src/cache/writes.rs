@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::Cache;
 use super::fence::WriteTicket;
 use super::known::Known;
+use super::{Cache, Changed};
 use crate::backend::{Backend, Conditions, Entry, NewEntry, WriteError};
 use crate::identity::VerifiedTenant;
 use crate::key::Etag;
@@ -35,6 +35,8 @@ impl Cache {
                 ..written.clone()
             };
             guard.end(Left::This(stands, began));
+        } else {
+            guard.end(Left::Another);
         }
         Ok(written)
     }
@@ -57,8 +59,15 @@ impl Cache {
                 ended: seen,
                 lags: backend.capabilities().reads_lag,
             });
+        } else {
+            guard.end(Left::Another);
         }
         Ok(deleted)
+    }
+
+    /// Somebody else changed it, or may have: what is known of it is not what stands, and who looks asks.
+    pub fn doubt(&self, place: &Place) {
+        WriteGuard::begin(self, place).end(Left::Another);
     }
 }
 
@@ -72,6 +81,8 @@ enum Left {
         /// The store may still tell of what was deleted.
         lags: bool,
     },
+    /// Something that somebody else wrote.
+    Another,
     /// Nobody knows.
     Unknown,
 }
@@ -100,6 +111,10 @@ impl<'c> WriteGuard<'c> {
             return;
         };
         let now = Instant::now();
+        let mut changed = Changed {
+            since: now,
+            is_doubtful: false,
+        };
         let mut shard = self.cache.shard(self.place);
         shard.changed = now;
         let may_keep = shard.at(self.place).is_some_and(|fence| fence.end_write(ticket));
@@ -107,14 +122,23 @@ impl<'c> WriteGuard<'c> {
         let before = self.cache.known.peek(self.place);
         let known = match left {
             // What this write followed is older than it, whatever the store's clocks say.
-            Left::This(entry, began) if may_keep => Some(Known::written(entry, began)),
+            Left::This(entry, began) if may_keep => {
+                changed.since = began;
+                Some(Known::written(entry, began))
+            }
             Left::Nothing { ended, lags } => Known::deleted(before.as_deref(), ended, lags, now),
-            Left::This(..) | Left::Unknown => before.and_then(|before| before.in_doubt()),
+            Left::This(..) | Left::Another => before.and_then(|before| before.in_doubt()),
+            Left::Unknown => {
+                changed.is_doubtful = true;
+                before.and_then(|before| before.in_doubt())
+            }
         };
         match known {
             Some(known) => _ = self.cache.keep(self.place, known),
             None => self.cache.forget(self.place),
         }
+        drop(shard);
+        self.cache.feed.put(self.place, changed);
     }
 }
 

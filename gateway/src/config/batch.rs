@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::list::{PAGE_BYTES, size};
+use super::list::size;
 use super::read::{Layers, Look};
 use super::{Config, ConfigError, Configs, Keyed, Scope};
 use crate::backend::ReadMany;
@@ -16,48 +16,47 @@ use crate::strategy::{Context, Operation};
 struct Sought<'k> {
     keyed: &'k Keyed,
     layers: Layers<'k>,
-    /// Where it is to be looked for next, or was found.
+    /// Where it is being looked for, or was found.
     at: Option<Look<'k>>,
-    answer: Option<Result<Read<Config>, ConfigError>>,
+    answer: Option<Result<Read<Option<Config>>, ConfigError>>,
 }
 
 impl Configs {
     /// What stands at each of the keys, in their order. All are decided by one snapshot, and what one of them meets with
-    /// is told of that one alone. Values that would not fit any more are [`ConfigError::ResponseFull`].
+    /// is told of that one alone. Values beyond so many `bytes` are [`ConfigError::ResponseFull`].
     pub async fn batch(
         &self,
         reader: &Reader,
-        keys: &[String],
+        keys: &[(&str, Consistency)],
         context: &Context,
-        consistency: Consistency,
-    ) -> Vec<Result<Read<Config>, ConfigError>> {
+        bytes: usize,
+    ) -> Vec<Result<Read<Option<Config>>, ConfigError>> {
         let snapshot = self.registry.current();
         let mut placed = Vec::with_capacity(keys.len());
-        for key in keys {
+        for (key, _) in keys {
             placed.push(Self::place(&snapshot, reader, key, Operation::Read, context, Scope::Own).await);
         }
         let mut sought = placed
             .iter()
-            .map(|placed| placed.as_ref().ok().map(|keyed| Sought::new(keyed, consistency)))
+            .zip(keys)
+            .map(|(placed, (_, consistency))| placed.as_ref().ok().map(|keyed| Sought::new(keyed, *consistency)))
             .collect::<Vec<_>>();
         loop {
-            let mut asked: BTreeMap<(&str, bool), Vec<&mut Sought<'_>>> = BTreeMap::new();
+            let mut asked: BTreeMap<&str, Vec<&mut Sought<'_>>> = BTreeMap::new();
             for sought in sought.iter_mut().flatten().filter(|sought| sought.answer.is_none()) {
-                if let Some(Look { layer, consistency }) = sought.descend() {
-                    let is_latest = consistency == Consistency::Latest;
-                    asked.entry((&layer.place.backend, is_latest)).or_default().push(sought);
+                match sought.layers.next() {
+                    Some(look) => {
+                        sought.at = Some(look);
+                        asked.entry(&look.layer.place.backend).or_default().push(sought);
+                    }
+                    None => sought.is_nowhere(),
                 }
             }
             if asked.is_empty() {
                 break;
             }
-            for ((backend, is_latest), sought) in asked {
-                let consistency = if is_latest {
-                    Consistency::Latest
-                } else {
-                    Consistency::Cached
-                };
-                self.look(reader, backend, sought, consistency).await;
+            for (backend, sought) in asked {
+                self.look(reader, backend, sought, bytes).await;
             }
         }
         let mut together = 0;
@@ -65,21 +64,21 @@ impl Configs {
             if let Err(error) = placed {
                 return Err(error.clone());
             }
-            let config = sought
-                .and_then(|sought| sought.answer)
-                .unwrap_or(Err(ConfigError::NotFound))?;
-            let size = size(&config.found.entry);
-            if together + size > PAGE_BYTES {
+            // Every one that was placed was sought to the end.
+            let answer = sought.and_then(|sought| sought.answer);
+            let read = answer.unwrap_or(Err(ConfigError::NotFound))?;
+            let size = read.found.as_ref().map_or(0, |config| size(&config.entry));
+            if together > 0 && together + size > bytes {
                 return Err(ConfigError::ResponseFull);
             }
             together += size;
-            Ok(config)
+            Ok(read)
         });
         answers.collect()
     }
 
     /// Asks one store for all that is sought there.
-    async fn look(&self, reader: &Reader, backend: &str, sought: Vec<&mut Sought<'_>>, consistency: Consistency) {
+    async fn look(&self, reader: &Reader, backend: &str, sought: Vec<&mut Sought<'_>>, bytes: usize) {
         let backend = match self.backend(backend) {
             Ok(backend) => backend,
             Err(error) => {
@@ -92,12 +91,11 @@ impl Configs {
         let places: Vec<_> = sought
             .iter()
             .filter_map(|sought| {
-                let Layer { place, policy, .. } = sought.at?.layer;
-                Some((place, self.cache.policy(policy)))
+                let Look { layer, consistency } = sought.at?;
+                Some((layer.place, self.cache.policy(layer.policy), consistency))
             })
             .collect();
-        let found = self.cache.read_many(reader, backend, &places, consistency, PAGE_BYTES);
-        let found = found.await;
+        let found = self.cache.read_many(reader, backend, &places, bytes).await;
         for (sought, found) in sought.into_iter().zip(found) {
             let Some(look) = sought.at else { continue };
             let Layer { origin, place, .. } = look.layer;
@@ -106,7 +104,7 @@ impl Configs {
                     let freshness = sought.layers.looked(look, freshness);
                     match found {
                         ReadMany::Found(entry) => Some(Ok(Read {
-                            found: Config::new(&sought.keyed.key, origin, place, entry),
+                            found: Some(Config::new(&sought.keyed.key, origin, place, entry)),
                             freshness,
                         })),
                         ReadMany::Unread => Some(Err(ConfigError::ResponseFull)),
@@ -129,9 +127,9 @@ impl<'k> Sought<'k> {
         }
     }
 
-    /// The next layer. None: there is none, and the key is nowhere.
-    fn descend(&mut self) -> Option<Look<'k>> {
-        self.at = self.layers.next();
-        self.at
+    fn is_nowhere(&mut self) {
+        // A decision has a home, and that was looked at.
+        let freshness = self.layers.freshness().ok_or(ConfigError::NotFound);
+        self.answer = Some(freshness.map(|freshness| Read { found: None, freshness }));
     }
 }

@@ -1,7 +1,7 @@
 //! Lists: every range that a strategy could have used, merged by key, and of each key only what `decide` puts there.
 //! So a list is the set of keys that Get finds.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use crate::placement::{Layer, Origin, PlaceRange};
 use crate::strategy::{Context, DecideError, Operation, Refusal, Snapshot};
 
 /// Of one page: well below the 4 MiB that gRPC clients take.
-pub(super) const PAGE_BYTES: usize = 3 << 20;
+pub const PAGE_BYTES: usize = 3 << 20;
 /// Of one entry besides its value and what its writer says: the longest key, an etag, a time, a backend's id.
 const PER_ENTRY_BYTES: usize = 512;
 /// A page ends after so many names, also where few of them live there: so that the next goes on behind them, and a list
@@ -36,6 +36,8 @@ pub struct ListRequest<'r> {
     pub page_token: &'r str,
     /// Leave values out.
     pub keys_only: bool,
+    /// At most so many bytes, but for the first.
+    pub bytes: usize,
     /// For the strategy.
     pub context: &'r Context,
 }
@@ -92,7 +94,7 @@ impl Configs {
                 continue;
             };
             let size = size(&config.entry);
-            let full = listed.configs.len() == request.page_size || together + size > PAGE_BYTES;
+            let full = listed.configs.len() == request.page_size || together + size > request.bytes;
             if let (true, Some(last)) = (full, listed.configs.last()) {
                 listed.next_page_token = self.page_tokens.seal(reader, &bound, &last.key)?;
                 return Ok(listed);
@@ -110,19 +112,8 @@ impl Configs {
         request: &ListRequest<'_>,
         after: &str,
     ) -> Result<Vec<Source>, ConfigError> {
-        let touched = snapshot.tags().touched(request.prefix);
-        if touched.is_empty() && !request.prefix.as_str().is_empty() {
-            return Err(ConfigError::PrefixUnknown);
-        }
         let mut sources = Vec::new();
-        for prefix in touched {
-            let strategy = snapshot.strategy(&prefix.tag).ok_or(ConfigError::StrategyRejected)?;
-            let ranges = match strategy.enumerate(reader, &prefix, request.context).await {
-                Ok(ranges) => ranges,
-                // What the caller may not read is no part of a list that only swept over it.
-                Err(DecideError::Refused(Refusal::Denied(_) | Refusal::Unplaced(_))) if !prefix.named => continue,
-                Err(error) => return Err(error.into()),
-            };
+        for (prefix, ranges) in Self::ranges(snapshot, reader, request.prefix, request.context).await? {
             // A position before the tag's keys leaves all of them, one behind them none.
             let after = match after.strip_prefix(prefix.tag.as_str()) {
                 Some(name) => name,
@@ -134,6 +125,30 @@ impl Configs {
             }
         }
         Ok(sources)
+    }
+
+    /// Every range that a key with this prefix could live in, tag by tag.
+    pub(super) async fn ranges(
+        snapshot: &Snapshot,
+        reader: &Reader,
+        prefix: &KeyPrefix,
+        context: &Context,
+    ) -> Result<Vec<(TagPrefix, Arc<BTreeSet<PlaceRange>>)>, ConfigError> {
+        let touched = snapshot.tags().touched(prefix);
+        if touched.is_empty() && !prefix.as_str().is_empty() {
+            return Err(ConfigError::PrefixUnknown);
+        }
+        let mut all = Vec::new();
+        for prefix in touched {
+            let strategy = snapshot.strategy(&prefix.tag).ok_or(ConfigError::StrategyRejected)?;
+            match strategy.enumerate(reader, &prefix, context).await {
+                Ok(ranges) => all.push((prefix, ranges)),
+                // What the caller may not read is no part of what only swept over it.
+                Err(DecideError::Refused(Refusal::Denied(_) | Refusal::Unplaced(_))) if !prefix.named => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(all)
     }
 
     /// What Get would find of a key that stands in these ranges: the key is this tag's and no longer one's, and of the

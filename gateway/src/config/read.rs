@@ -54,6 +54,11 @@ impl<'p> Layers<'p> {
         }
     }
 
+    /// How true all is that was seen on the way.
+    pub(super) fn freshness(&self) -> Option<Freshness> {
+        self.freshness
+    }
+
     /// That was looked at. Returns how true all is that was seen on the way: that a layer holds nothing is as old as any of it.
     pub(super) fn looked(&mut self, look: Look<'_>, freshness: Freshness) -> Freshness {
         match look.layer.origin {

@@ -260,6 +260,7 @@ async fn a_list_asks_each_range_from_where_the_page_before_ended() {
         page_size: 2,
         page_token,
         keys_only: true,
+        bytes: PAGE_BYTES,
         context: &context,
     };
     let first = configs.list(&reader("acme"), request("")).await.unwrap();

@@ -1,7 +1,9 @@
 //! What a token that is truly signed must say before it is believed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use jsonwebtoken::jwk::Jwk;
 use serde_json::{Map, Value};
 
 use super::VerifiedCaller;
@@ -61,8 +63,13 @@ impl Rules {
         &self.tenant_claim
     }
 
-    /// Judges a payload whose signature holds.
-    pub(super) fn check(&self, claims: Map<String, Value>, now: u64) -> Result<VerifiedCaller, ClaimError> {
+    /// Judges a payload whose signature by `key` holds.
+    pub(super) fn check(
+        &self,
+        claims: Map<String, Value>,
+        key: Arc<Jwk>,
+        now: u64,
+    ) -> Result<VerifiedCaller, ClaimError> {
         if text(&claims, "iss")? != self.issuer {
             return Err(ClaimError::Value("iss".to_owned()));
         }
@@ -97,6 +104,7 @@ impl Rules {
             tenants: self.tenants(&claims)?,
             permissions: self.permissions(&claims)?,
             expires,
+            key,
             claims,
         })
     }

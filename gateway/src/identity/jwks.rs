@@ -66,6 +66,12 @@ impl KeySet {
         self.generation
     }
 
+    /// Whether this very key is in it.
+    #[must_use]
+    pub fn holds(&self, key: &Jwk) -> bool {
+        self.keys.iter().any(|(_, other)| *other.published == *key)
+    }
+
     /// The key that the header names; or the only one, where it names none.
     fn get(&self, header: &Header) -> Option<&VerifyingKey> {
         let mut fitting = self
@@ -138,6 +144,12 @@ impl KeySets {
             (Ok(()), _) => {}
         }
         Ok(sets)
+    }
+
+    /// Tells of each look that is over: the set may be another one then.
+    #[must_use]
+    pub fn looks(&self) -> watch::Receiver<Option<Instant>> {
+        self.looked.subscribe()
     }
 
     /// The set that serves now.
@@ -339,7 +351,11 @@ fn usable(jwk: &Jwk, allowed: &[jsonwebtoken::Algorithm]) -> Option<VerifyingKey
         return None;
     }
     let key = DecodingKey::from_jwk(jwk).ok()?;
-    Some(VerifyingKey { key, algorithm })
+    Some(VerifyingKey {
+        key,
+        algorithm,
+        published: Arc::new(jwk.clone()),
+    })
 }
 
 fn algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorithm {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{DecodingKey, Header, Validation};
 use serde_json::Value;
 
@@ -30,6 +31,7 @@ impl fmt::Debug for Token {
 pub(super) struct VerifyingKey {
     pub(super) key: DecodingKey,
     pub(super) algorithm: jsonwebtoken::Algorithm,
+    pub(super) published: Arc<Jwk>,
 }
 
 /// So that one can be looked up by a text that may be one.

@@ -1,7 +1,6 @@
 //! `ConfigService`: from messages to what `config` does, and back. Every field is checked here, and a problem names it.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use prost_types::Timestamp;
@@ -13,9 +12,10 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::status::{self, invalid};
+use super::watch::{Responses, Watches};
 use crate::backend::{NewEntry, Precondition};
 use crate::cache::{Consistency, Freshness, Read, Source};
-use crate::config::{Config, ConfigError, Configs, HistoryRequest, ListRequest, Scope, Step, WriteOptions};
+use crate::config::{Config, ConfigError, Configs, HistoryRequest, ListRequest, PAGE_BYTES, Scope, Step, WriteOptions};
 use crate::identity::VerifiedTenant;
 use crate::key::KeyPrefix;
 use crate::placement::Origin;
@@ -34,11 +34,12 @@ const MAX_PAGE_SIZE: usize = 1000;
 
 pub(super) struct ConfigServiceImpl {
     configs: Arc<Configs>,
+    watches: Arc<Watches>,
 }
 
 impl ConfigServiceImpl {
-    pub(super) fn new(configs: Arc<Configs>) -> Self {
-        Self { configs }
+    pub(super) fn new(configs: Arc<Configs>, watches: Arc<Watches>) -> Self {
+        Self { configs, watches }
     }
 }
 
@@ -78,6 +79,7 @@ impl ConfigService for ConfigServiceImpl {
             page_size,
             page_token: &request.page_token,
             keys_only: request.keys_only,
+            bytes: PAGE_BYTES,
             context: &context,
         };
         let listed = self
@@ -158,11 +160,19 @@ impl ConfigService for ConfigServiceImpl {
             return Err(invalid("keys", format!("{} keys; at most {BATCH}", request.keys.len())));
         }
         let context = context(request.context)?;
-        let answers = self.configs.batch(&reader, &request.keys, &context, consistency).await;
-        let result = |(key, answer): (String, Result<Read<Config>, ConfigError>)| {
+        let keys: Vec<_> = request.keys.iter().map(|key| (key.as_str(), consistency)).collect();
+        let answers = self.configs.batch(&reader, &keys, &context, PAGE_BYTES).await;
+        let result = |(key, answer): (String, Result<Read<Option<Config>>, ConfigError>)| {
+            let failure = |error| Outcome::Failure(status::failure(&status::config(error, "keys")));
             let (outcome, freshness) = match answer {
-                Ok(read) => (Outcome::Config(message(read.found)), Some(freshness(read.freshness))),
-                Err(error) => (Outcome::Failure(status::failure(&status::config(error, "keys"))), None),
+                Ok(Read { found, freshness: read }) => {
+                    let found = found.map(|config| Outcome::Config(message(config)));
+                    (
+                        found.unwrap_or_else(|| failure(ConfigError::NotFound)),
+                        Some(freshness(read)),
+                    )
+                }
+                Err(error) => (failure(error), None),
             };
             v1::batch_get_configs_response::Result {
                 key,
@@ -268,14 +278,14 @@ impl ConfigService for ConfigServiceImpl {
         }))
     }
 
-    type WatchConfigsStream =
-        Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::WatchConfigsResponse, Status>> + Send>>;
+    type WatchConfigsStream = Responses;
 
     async fn watch_configs(
         &self,
-        _: Request<Streaming<v1::WatchConfigsRequest>>,
+        request: Request<Streaming<v1::WatchConfigsRequest>>,
     ) -> Result<Response<Self::WatchConfigsStream>, Status> {
-        Err(unbuilt("WatchConfigs"))
+        let (tenant, requests) = open(request)?;
+        Ok(Response::new(self.watches.open(tenant, requests)?))
     }
 }
 
@@ -291,10 +301,6 @@ fn open<T>(request: Request<T>) -> Result<(VerifiedTenant, T), Status> {
             "no verified tenant",
         )),
     }
-}
-
-fn unbuilt(rpc: &str) -> Status {
-    status::status(Code::Unimplemented, "UNIMPLEMENTED", format!("{rpc} is not built yet"))
 }
 
 fn consistency(consistency: i32) -> Result<Consistency, Status> {
@@ -331,7 +337,7 @@ fn origin(origin: Origin) -> i32 {
     .into()
 }
 
-fn context(dimensions: HashMap<String, String>) -> Result<Context, Status> {
+pub(super) fn context(dimensions: HashMap<String, String>) -> Result<Context, Status> {
     Context::new(dimensions).map_err(|problem| invalid("context", problem))
 }
 
@@ -398,7 +404,7 @@ fn request_id(text: &str) -> Result<Option<Uuid>, Status> {
     }
 }
 
-fn message(config: Config) -> v1::Config {
+pub(super) fn message(config: Config) -> v1::Config {
     v1::Config {
         key: config.key,
         value: config.entry.value,

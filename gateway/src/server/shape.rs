@@ -22,7 +22,7 @@ impl Around for Shape {
     }
 }
 
-fn shaped(error: &Status) -> Status {
+pub(super) fn shaped(error: &Status) -> Status {
     match error.code() {
         Code::OutOfRange => status::status(
             Code::InvalidArgument,

@@ -57,6 +57,7 @@ pub(crate) fn identity(error: &IdentityError) -> Status {
         IdentityError::KeysAway => retry(Code::Unavailable, "KEYS_UNAVAILABLE", message, RETRY),
         IdentityError::TenantMissing(_) => status(Code::PermissionDenied, "TENANT_MISSING", message),
         IdentityError::TenantAmbiguous | IdentityError::TenantTwice => invalid("x-tagway-tenant", message),
+        IdentityError::SubjectDiffers => status(Code::PermissionDenied, "SUBJECT_DIFFERS", message),
         IdentityError::TenantNotGranted => status(Code::PermissionDenied, "TENANT_NOT_GRANTED", message),
         IdentityError::PermissionMissing(_) => status(Code::PermissionDenied, "PERMISSION_MISSING", message),
     }
@@ -70,6 +71,36 @@ pub(crate) fn overloaded() -> Status {
         "more requests at once than this replica takes",
         RETRY,
     )
+}
+
+/// A watch whose token does not speak for its bearer any more.
+pub(crate) fn token_over() -> Status {
+    status(
+        Code::Unauthenticated,
+        "TOKEN_OVER",
+        "the token has expired, or the issuer has withdrawn its key: watch again with a newer one",
+    )
+}
+
+/// A watch on a gateway that goes, or on a connection that is old.
+pub(crate) fn closing() -> Status {
+    retry(
+        Code::Unavailable,
+        "CLOSING",
+        "this stream has come to its end: watch again, with what is held",
+        Duration::ZERO,
+    )
+}
+
+/// More subscriptions on one stream than there may be.
+pub(crate) fn too_many_subscriptions(limit: usize) -> Status {
+    let message = format!("more than {limit} subscriptions on one stream: end one, or open another stream");
+    status(Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", message)
+}
+
+/// The gateway's own fault.
+pub(crate) fn internal(message: &str) -> Status {
+    status(Code::Internal, "INTERNAL", message)
 }
 
 /// The deadline came first. A write may have happened all the same.

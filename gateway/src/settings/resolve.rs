@@ -148,6 +148,7 @@ impl Check<'_, '_> {
         for (key, duration) in [
             ("server.drain", server.drain),
             ("server.max_connection_age", server.max_connection_age),
+            ("server.max_connection_grace", server.max_connection_grace),
             ("server.keepalive.interval", server.keepalive.interval),
             ("server.keepalive.timeout", server.keepalive.timeout),
         ] {

@@ -11,7 +11,6 @@ const UNBUILT: &[(&str, &[&str])] = &[
     ("server.tls", &[]),
     ("server.admin_listen", &[""]),
     ("server.reflection", &["false"]),
-    ("server.max_connection_grace", &[]),
     ("identity.admin_audiences", &["[]"]),
     ("strategies.*.unpinned", &["false"]),
     ("strategies.*.on_failure", &["closed"]),
@@ -28,7 +27,6 @@ const UNBUILT: &[(&str, &[&str])] = &[
     ("quota.watched_keys", &[]),
     ("limits.connections", &[]),
     ("limits.handshake", &[]),
-    ("limits.subscriptions", &[]),
     ("telemetry.audit", &[""]),
     ("telemetry.otlp_endpoint", &[""]),
 ];

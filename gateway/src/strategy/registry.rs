@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::Engine;
 use super::decide::Strategy;
@@ -28,7 +29,10 @@ enum Served {
 }
 
 /// Holds the snapshot that is active.
-pub struct Registry(ArcSwap<Snapshot>);
+pub struct Registry {
+    active: ArcSwap<Snapshot>,
+    generations: watch::Sender<u64>,
+}
 
 impl Registry {
     /// Takes every strategy as far as it comes. One that is rejected fails its own tags alone.
@@ -69,13 +73,34 @@ impl Registry {
             }
         }
         snapshot.tags = Tags::new(snapshot.served.keys().cloned());
-        Self(ArcSwap::from_pointee(snapshot))
+        Self {
+            generations: watch::Sender::new(snapshot.generation),
+            active: ArcSwap::from_pointee(snapshot),
+        }
+    }
+
+    /// Tells the generation of each snapshot that becomes active.
+    #[must_use]
+    pub fn generations(&self) -> watch::Receiver<u64> {
+        self.generations.subscribe()
+    }
+
+    /// What another registry holds becomes active here, as one.
+    #[cfg(test)]
+    pub(crate) fn activate(&self, other: Self) {
+        let Some(mut next) = Arc::into_inner(other.active.into_inner()) else {
+            return;
+        };
+        next.generation = self.current().generation + 1;
+        let generation = next.generation;
+        self.active.store(Arc::new(next));
+        self.generations.send_replace(generation);
     }
 
     /// What is active now. Load it once a request.
     #[must_use]
     pub fn current(&self) -> Arc<Snapshot> {
-        self.0.load_full()
+        self.active.load_full()
     }
 }
 

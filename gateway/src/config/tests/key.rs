@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{entry, reader, writer};
 use crate::backend::Precondition;
 use crate::cache::Consistency;
-use crate::config::{Config, ConfigError, Configs, ListRequest, Scope, WriteOptions};
+use crate::config::{Config, ConfigError, Configs, ListRequest, PAGE_BYTES, Scope, WriteOptions};
 use crate::strategy::Context;
 
 pub(super) const KEY: &str = "t_a";
@@ -60,6 +60,7 @@ pub(super) async fn keys(configs: &Configs) -> Vec<String> {
         page_size: 100,
         page_token: "",
         keys_only: false,
+        bytes: PAGE_BYTES,
         context: &context,
     };
     let listed = configs.list(&reader("acme"), request).await.unwrap();

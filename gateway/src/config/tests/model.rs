@@ -18,7 +18,7 @@ use crate::backend::stand_in::{dynamodb, parameter_store};
 use crate::backend::{Backend, Precondition};
 use crate::cache::{Consistency, Read};
 use crate::clock::Clock;
-use crate::config::{Capability, ConfigError, Configs, ListRequest, Scope, WriteOptions};
+use crate::config::{Capability, ConfigError, Configs, ListRequest, PAGE_BYTES, Scope, WriteOptions};
 
 const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
 const NAMES: [&str; 5] = ["a", "a/b", "b", "c", "z"];
@@ -262,6 +262,7 @@ impl Run {
                         page_size: self.random.usize(1..6),
                         page_token: &page_token,
                         keys_only: false,
+                        bytes: PAGE_BYTES,
                         context: &context,
                     };
                     let page = self.configs.list(&reader(tenant), request).await.unwrap();

@@ -8,7 +8,7 @@ use super::scripted::Stores;
 use super::{entry, reader, writer};
 use crate::backend::{BackendError, Precondition};
 use crate::cache::Consistency;
-use crate::config::{ConfigError, Configs, HistoryRequest, ListRequest, Scope, WriteOptions};
+use crate::config::{ConfigError, Configs, HistoryRequest, ListRequest, PAGE_BYTES, Scope, WriteOptions};
 use crate::placement::Origin;
 use crate::strategy::{Context, DecideError};
 
@@ -286,6 +286,7 @@ async fn a_strategy_that_does_not_enumerate_what_it_decides_is_at_fault() {
         page_size: 100,
         page_token: "",
         keys_only: false,
+        bytes: PAGE_BYTES,
         context: &context,
     };
     let listed = configs.list(&reader("acme"), request).await;

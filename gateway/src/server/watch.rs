@@ -1,0 +1,439 @@
+//! `WatchConfigs`: one stream of one client, with all of its subscriptions. It says who is there and for how long, begins and
+//! ends subscriptions, and goes when the token or the gateway does. What a subscription sends is its own matter.
+
+use std::collections::HashMap;
+use std::future::{Future as _, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use prost_types::Timestamp;
+use tagway_proto::v1;
+use tagway_proto::v1::watch_configs_request::{Ack, Kind as Asking, Renew, Subscribe, Unsubscribe};
+use tagway_proto::v1::watch_configs_response::{Closing, Ended, Kind, Progress, Removed, Resync, Session, Synced};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Status, Streaming};
+
+use super::config_service::{context, message};
+use super::shape::shaped;
+use super::status::{self, invalid};
+use crate::clock::Clock;
+use crate::config::{ConfigError, Configs};
+use crate::identity::{Identity, IdentityError, Reader, VerifiedTenant};
+use crate::key::KeyPrefix;
+use crate::settings::{LimitSettings, ServerSettings};
+use crate::watch::{Asked, Hub, Marks, News, Outbox, Outgoing, Room, Subscription, Update, outbox};
+
+/// Between two messages that say how far all is, at most.
+const PROGRESS: Duration = Duration::from_secs(15);
+/// Longest id of a subscription, in bytes.
+const ID_BYTES: usize = 64;
+/// Most prefixes and keys of a subscription.
+const NAMED: usize = 1000;
+/// Most etags that a client may know at its beginning.
+const KNOWN: usize = 10_000;
+/// Longest word of a client's on what it refuses, in characters.
+const REFUSAL_CHARS: usize = 256;
+/// Between two of them in the log.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+
+type Response = v1::WatchConfigsResponse;
+
+/// The watches of one gateway.
+pub(crate) struct Watches {
+    configs: Arc<Configs>,
+    identity: Arc<Identity>,
+    hub: Arc<Hub>,
+    clock: Clock,
+    /// Of one stream.
+    subscriptions: usize,
+    age: Duration,
+    /// Over how long streams are told to go.
+    grace: Duration,
+    drain: Duration,
+    stop: CancellationToken,
+    streams: TaskTracker,
+}
+
+impl Watches {
+    pub(crate) fn new(
+        configs: Arc<Configs>,
+        identity: Arc<Identity>,
+        hub: Arc<Hub>,
+        server: &ServerSettings,
+        limits: &LimitSettings,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            configs,
+            identity,
+            hub,
+            clock: Clock::system(),
+            subscriptions: limits.subscriptions as usize,
+            age: server.max_connection_age,
+            grace: server.max_connection_grace,
+            // The rest is for what comes after it.
+            drain: server.drain / 2,
+            stop,
+            streams: TaskTracker::new(),
+        })
+    }
+
+    /// Waits until all streams have ended, once they were told to.
+    pub(super) async fn ended(&self) {
+        self.streams.close();
+        self.streams.wait().await;
+    }
+
+    /// Begins one.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        tenant: VerifiedTenant,
+        requests: Streaming<v1::WatchConfigsRequest>,
+    ) -> Result<Responses, Status> {
+        let reader = tenant.clone().reader().map_err(|error| status::identity(&error))?;
+        let (outbox, outgoing) = outbox();
+        let (end, ended) = oneshot::channel();
+        let stream = WatchStream {
+            watches: Arc::clone(self),
+            tenant,
+            may_read: Ok(()),
+            readers: watch::Sender::new(reader),
+            outbox,
+            live: HashMap::new(),
+            ids: HashMap::new(),
+            tasks: JoinSet::new(),
+            refusal_logged: None,
+        };
+        self.streams.spawn(async move {
+            let status = stream.run(requests).await;
+            // Where nobody is there any more, nobody is told.
+            _ = end.send(status);
+        });
+        Ok(Responses {
+            outgoing,
+            ended: Some(ended),
+        })
+    }
+}
+
+/// What goes to the client: messages, until there is a status.
+pub(super) struct Responses {
+    outgoing: Outgoing<Response>,
+    ended: Option<oneshot::Receiver<Status>>,
+}
+
+impl Stream for Responses {
+    type Item = Result<Response, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(ended) = &mut self.ended else {
+            return Poll::Ready(None);
+        };
+        // First of all: what is on the way behind a token that is over is not for its bearer.
+        if let Poll::Ready(status) = Pin::new(ended).poll(context) {
+            self.ended = None;
+            self.outgoing.close();
+            let status = status.unwrap_or_else(|_| status::internal("the stream broke down"));
+            return Poll::Ready(Some(Err(status)));
+        }
+        match ready!(self.outgoing.poll_next(context)) {
+            Some(message) => Poll::Ready(Some(Ok(message))),
+            // The status is about to come.
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// A subscription that lives.
+struct Live {
+    task: AbortHandle,
+    marks: Arc<Marks>,
+}
+
+struct WatchStream {
+    watches: Arc<Watches>,
+    tenant: VerifiedTenant,
+    /// Whether the newest token may.
+    may_read: Result<(), IdentityError>,
+    readers: watch::Sender<Reader>,
+    outbox: Outbox<Response>,
+    live: HashMap<Arc<str>, Live>,
+    ids: HashMap<Id, Arc<str>>,
+    tasks: JoinSet<ConfigError>,
+    refusal_logged: Option<Instant>,
+}
+
+type Renewed = Result<VerifiedTenant, IdentityError>;
+
+impl WatchStream {
+    /// Serves it to its end, and says why that is.
+    async fn run(mut self, mut requests: Streaming<v1::WatchConfigsRequest>) -> Status {
+        let watches = Arc::clone(&self.watches);
+        let mut is_open = true;
+        let mut closes_at: Option<Instant> = None;
+        let mut renewal: Option<BoxFuture<'static, Renewed>> = None;
+        let age = sleep(crate::clock::jittered(watches.age));
+        tokio::pin!(age);
+        let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.greet(None);
+        loop {
+            let caller = Arc::clone(self.tenant.caller());
+            tokio::select! {
+                biased;
+                () = watches.identity.until_over(&caller) => return status::token_over(),
+                () = self.outbox.closed() => return Status::cancelled("the client is gone"),
+                () = until(closes_at) => return status::closing(),
+                () = watches.stop.cancelled(), if closes_at.is_none() => closes_at = Some(self.close(watches.drain)),
+                () = &mut age, if closes_at.is_none() => closes_at = Some(self.close(watches.grace)),
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                renewed = answer(&mut renewal) => {
+                    renewal = None;
+                    self.renewed(renewed);
+                }
+                _ = progress.tick() => self.progress(),
+                // Who does not read what it is answered is not listened to.
+                (room, request) = next(&self.outbox, &mut requests), if is_open && renewal.is_none() => match request {
+                    Ok(Some(request)) => match self.take(request, room) {
+                        Ok(next) => renewal = next,
+                        Err(status) => return status,
+                    },
+                    Ok(None) => is_open = false,
+                    Err(status) => return shaped(&status),
+                },
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        request: v1::WatchConfigsRequest,
+        room: Room,
+    ) -> Result<Option<BoxFuture<'static, Renewed>>, Status> {
+        match request.kind {
+            Some(Asking::Subscribe(subscribe)) => self.subscribe(subscribe, room)?,
+            Some(Asking::Unsubscribe(Unsubscribe { id })) => match self.live.get(&*id) {
+                // It says so when it has.
+                Some(live) => live.task.abort(),
+                None => self.outbox.send(of(&id, ended(None)), room),
+            },
+            Some(Asking::Ack(ack)) => self.acknowledged(&ack),
+            Some(Asking::Renew(Renew { token })) => {
+                let (identity, tenant) = (Arc::clone(&self.watches.identity), self.tenant.clone());
+                return Ok(Some(Box::pin(async move { identity.renew(&tenant, &token).await })));
+            }
+            // Of a newer client than this gateway is.
+            None => {}
+        }
+        Ok(None)
+    }
+
+    fn subscribe(&mut self, subscribe: Subscribe, room: Room) -> Result<(), Status> {
+        let id: Arc<str> = subscribe.id.as_str().into();
+        if id.is_empty() || id.len() > ID_BYTES {
+            return Err(invalid("subscribe.id", format!("1 to {ID_BYTES} bytes")));
+        }
+        if self.live.contains_key(&id) {
+            return Err(invalid("subscribe.id", "names a subscription that this stream has"));
+        }
+        let limit = self.watches.subscriptions;
+        let asked = match &self.may_read {
+            Err(error) => Err(status::identity(error)),
+            Ok(()) if self.live.len() >= limit => Err(status::too_many_subscriptions(limit)),
+            Ok(()) => asked(&id, subscribe),
+        };
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(refused) => {
+                self.outbox.send(of(&id, ended(Some(&refused))), room);
+                return Ok(());
+            }
+        };
+        let subscription = Subscription::new(
+            asked,
+            Arc::clone(&self.watches.configs),
+            Arc::clone(&self.watches.hub),
+            self.outbox.clone(),
+            self.readers.subscribe(),
+        );
+        let marks = Arc::clone(subscription.marks());
+        let task = self.tasks.spawn(subscription.run());
+        self.ids.insert(task.id(), Arc::clone(&id));
+        self.live.insert(id, Live { task, marks });
+        Ok(())
+    }
+
+    /// A subscription is over: aborted, where its client or its token no longer wants it, or unable to go on.
+    fn ended(&mut self, joined: Result<(Id, ConfigError), JoinError>) {
+        let (task, failure) = match joined {
+            Ok((task, error)) => (task, Some(status::config(error, "subscribe"))),
+            Err(error) if error.is_cancelled() => {
+                let denied = self.may_read.as_ref().err().map(status::identity);
+                (error.id(), denied)
+            }
+            Err(error) => (error.id(), Some(status::internal("the subscription broke down"))),
+        };
+        // Each task has its id.
+        if let Some(id) = self.ids.remove(&task) {
+            self.live.remove(&id);
+            // One for each that was begun, and there was room for that.
+            self.outbox.send_anyway(of(&id, ended(failure.as_ref())));
+        }
+    }
+
+    fn renewed(&mut self, renewed: Renewed) {
+        let tenant = match renewed {
+            Ok(tenant) => tenant,
+            Err(error) => return self.greet(Some(&status::identity(&error))),
+        };
+        self.tenant = tenant.clone();
+        self.may_read = tenant.reader().map(|reader| _ = self.readers.send_replace(reader));
+        if self.may_read.is_err() {
+            // What it may not any more ends at once.
+            self.tasks.abort_all();
+        }
+        self.greet(None);
+    }
+
+    /// For operators: a client holds something that it does not run with.
+    fn acknowledged(&mut self, ack: &Ack) {
+        let now = Instant::now();
+        let was_just_logged = self.refusal_logged.is_some_and(|last| now < last + REFUSAL_PAUSE);
+        if ack.error.is_empty() || was_just_logged || !self.live.contains_key(&*ack.subscription_id) {
+            return;
+        }
+        self.refusal_logged = Some(now);
+        let clean = |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(REFUSAL_CHARS).collect() };
+        tracing::warn!(
+            tenant = %self.tenant.id(), key = clean(&ack.key), etag = clean(&ack.etag), error = clean(&ack.error),
+            "a watcher refuses a value"
+        );
+    }
+
+    fn greet(&self, failure: Option<&Status>) {
+        let session = Session {
+            expire_time: Some(Timestamp::from(self.tenant.caller().expires())),
+            progress_interval: PROGRESS.try_into().ok(),
+            failure: failure.map(status::failure),
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        // Once, and once a renewal that there was room for.
+        self.outbox.send_anyway(of("", Kind::Session(session)));
+    }
+
+    /// Tells the client to come again, each at another moment; and when the stream is cut.
+    fn close(&self, within: Duration) -> Instant {
+        let delay = within.mul_f64(fastrand::f64());
+        let closing = Closing {
+            delay: delay.try_into().ok(),
+        };
+        self.outbox.send_anyway(of("", Kind::Closing(closing)));
+        Instant::now() + delay
+    }
+
+    /// How far all is. Who has not read what came before learns it from the next.
+    fn progress(&self) {
+        let Some(room) = self.outbox.try_room(0) else {
+            return;
+        };
+        let now = self.watches.clock.now();
+        let subscriptions = self.live.values().map(|live| live.marks.progress());
+        let (mut is_stale, mut behind_since) = (false, self.watches.hub.untold_since());
+        for progress in subscriptions {
+            is_stale |= progress.is_stale;
+            if progress.is_synced {
+                behind_since = behind_since.into_iter().chain(progress.behind_since).min();
+            }
+        }
+        let behind = behind_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let progress = Progress {
+            as_of: now.checked_sub(behind).map(Timestamp::from),
+            stale: is_stale,
+        };
+        self.outbox.send(of("", Kind::Progress(progress)), room);
+    }
+}
+
+/// The next request, and room for what it is answered.
+async fn next(
+    outbox: &Outbox<Response>,
+    requests: &mut Streaming<v1::WatchConfigsRequest>,
+) -> (Room, Result<Option<v1::WatchConfigsRequest>, Status>) {
+    let room = outbox.room(0).await;
+    (room, requests.message().await)
+}
+
+async fn answer(renewal: &mut Option<BoxFuture<'static, Renewed>>) -> Renewed {
+    match renewal {
+        Some(renewal) => renewal.await,
+        None => pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+fn asked(id: &Arc<str>, subscribe: Subscribe) -> Result<Asked, Status> {
+    let named = subscribe.prefixes.len() + subscribe.keys.len();
+    if named == 0 || named > NAMED {
+        let problem = format!("{named} keys and prefixes; 1 to {NAMED}");
+        return Err(invalid("subscribe.keys", problem));
+    }
+    if subscribe.known_etags.len() > KNOWN {
+        let problem = format!("{} etags; at most {KNOWN}", subscribe.known_etags.len());
+        return Err(invalid("subscribe.known_etags", problem));
+    }
+    let prefix = |text: String| {
+        text.parse::<KeyPrefix>()
+            .map_err(|problem| invalid("subscribe.prefixes", problem))
+    };
+    Ok(Asked {
+        id: Arc::clone(id),
+        prefixes: subscribe.prefixes.into_iter().map(prefix).collect::<Result<_, _>>()?,
+        keys: subscribe.keys,
+        context: context(subscribe.context)?,
+        known: subscribe
+            .known_etags
+            .into_iter()
+            .map(|(key, etag)| (key, etag.parse().ok()))
+            .collect(),
+        keys_only: subscribe.keys_only,
+    })
+}
+
+fn of(id: &str, kind: Kind) -> Response {
+    Response {
+        subscription_id: id.to_owned(),
+        kind: Some(kind),
+    }
+}
+
+fn ended(failure: Option<&Status>) -> Kind {
+    Kind::Ended(Ended {
+        failure: failure.map(status::failure),
+    })
+}
+
+impl From<News> for Response {
+    fn from(news: News) -> Self {
+        let kind = match news.update {
+            Update::Put(config) => Kind::Put(message(config)),
+            Update::Removed { key, etag } => Kind::Removed(Removed { key, etag }),
+            Update::Synced { is_stale } => Kind::Synced(Synced { stale: is_stale }),
+            Update::Resync => Kind::Resync(Resync {}),
+        };
+        of(&news.subscription, kind)
+    }
+}

@@ -1,0 +1,128 @@
+//! What a subscription has yet to look at, and how far it is. The one thing of it that others touch.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Keys that wait to be looked at. Who falls behind by more compares everything anew.
+const KEYS: usize = 10_000;
+
+/// The marks of one subscription.
+#[derive(Debug, Default)]
+pub struct Marks {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    marked: Marked,
+    /// Something that changed then is not sent yet.
+    behind_since: Option<Instant>,
+    is_synced: bool,
+    is_stale: bool,
+}
+
+/// What is to be looked at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Marked {
+    /// Each key, as of then or later.
+    pub(super) keys: HashMap<Arc<str>, Instant>,
+    /// And everything else.
+    pub(super) everything: bool,
+}
+
+/// How far a subscription is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Whether all that stood when it began was sent.
+    pub is_synced: bool,
+    /// Whether a store that it needs is out of reach.
+    pub is_stale: bool,
+    /// Something that changed then is not sent yet.
+    pub behind_since: Option<Instant>,
+}
+
+impl Marks {
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let state = self.state();
+        Progress {
+            is_synced: state.is_synced,
+            is_stale: state.is_stale,
+            behind_since: state.behind_since,
+        }
+    }
+
+    /// That key changed, as who asks from `since` on is told.
+    pub(super) fn mark(&self, key: &Arc<str>, since: Instant) {
+        let mut state = self.state();
+        state.behind_since.get_or_insert_with(Instant::now);
+        let Marked { keys, everything } = &mut state.marked;
+        if *everything {
+            return;
+        }
+        if keys.len() >= KEYS && !keys.contains_key(key) {
+            *keys = HashMap::new();
+            *everything = true;
+        } else {
+            let at = keys.entry(Arc::clone(key)).or_insert(since);
+            *at = since.max(*at);
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Anything may have changed.
+    pub(super) fn mark_everything(&self) {
+        let mut state = self.state();
+        state.behind_since.get_or_insert_with(Instant::now);
+        state.marked = Marked {
+            keys: HashMap::new(),
+            everything: true,
+        };
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Waits for a mark.
+    pub(super) async fn marked(&self) {
+        self.wake.notified().await;
+    }
+
+    /// All that is marked, once.
+    pub(super) fn take(&self) -> Marked {
+        mem::take(&mut self.state().marked)
+    }
+
+    /// All is to be compared anew.
+    pub(super) fn begin(&self) {
+        let mut state = self.state();
+        state.is_synced = false;
+        state.behind_since = None;
+        state.marked = Marked::default();
+    }
+
+    /// All that stood when it began was sent.
+    pub(super) fn synced(&self) {
+        self.state().is_synced = true;
+    }
+
+    /// All that was taken has been looked at; where `is_stale`, in vain in part.
+    pub(super) fn looked(&self, is_stale: bool) {
+        let mut state = self.state();
+        state.is_stale = is_stale;
+        if !is_stale && state.marked == Marked::default() {
+            state.behind_since = None;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here is left half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

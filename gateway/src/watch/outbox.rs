@@ -1,0 +1,99 @@
+//! What is on its way to one client: bounded in bytes, so that who does not read costs that and no more. Whoever has
+//! something to send waits for room, and they take turns.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// Bytes on the way. A message that is larger goes alone.
+const BYTES: u32 = 64 << 10;
+/// What a message takes besides what it holds.
+const PER_MESSAGE: u32 = 512;
+
+/// Where messages go in.
+#[derive(Debug)]
+pub struct Outbox<T> {
+    messages: mpsc::UnboundedSender<(T, Room)>,
+    room: Arc<Semaphore>,
+}
+
+impl<T> Clone for Outbox<T> {
+    fn clone(&self) -> Self {
+        Self {
+            messages: self.messages.clone(),
+            room: Arc::clone(&self.room),
+        }
+    }
+}
+
+/// Where they come out.
+#[derive(Debug)]
+pub struct Outgoing<T>(mpsc::UnboundedReceiver<(T, Room)>);
+
+/// Room for one message, until it is out. None: it goes however full it is.
+#[derive(Debug)]
+pub struct Room {
+    _until_dropped: Option<OwnedSemaphorePermit>,
+}
+
+/// One for one client.
+#[must_use]
+pub fn outbox<T>() -> (Outbox<T>, Outgoing<T>) {
+    let (messages, outgoing) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(BYTES as usize));
+    (Outbox { messages, room }, Outgoing(outgoing))
+}
+
+impl<T> Outbox<T> {
+    /// Waits until there is room for a message of so many bytes, in the order of asking.
+    pub async fn room(&self, bytes: usize) -> Room {
+        let room = Arc::clone(&self.room).acquire_many_owned(need(bytes));
+        // It is never closed.
+        Room {
+            _until_dropped: room.await.ok(),
+        }
+    }
+
+    /// Room for a message of so many bytes, if there is.
+    #[must_use]
+    pub fn try_room(&self, bytes: usize) -> Option<Room> {
+        let room = Arc::clone(&self.room).try_acquire_many_owned(need(bytes));
+        Some(Room {
+            _until_dropped: Some(room.ok()?),
+        })
+    }
+
+    /// Sends it, unless nobody is there any more.
+    pub fn send(&self, message: T, room: Room) {
+        _ = self.messages.send((message, room));
+    }
+
+    /// Sends it, whether or not there is room: for what is sent once, or once for each thing that is bounded.
+    pub fn send_anyway(&self, message: T) {
+        self.send(message, Room { _until_dropped: None });
+    }
+
+    /// Waits until nobody is there any more.
+    pub async fn closed(&self) {
+        self.messages.closed().await;
+    }
+}
+
+impl<T> Outgoing<T> {
+    /// The next message. None: there will be none.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
+        self.0.poll_recv(context).map(|next| next.map(|(message, _)| message))
+    }
+
+    /// Nobody is there any more.
+    pub fn close(&mut self) {
+        self.0.close();
+        while self.0.try_recv().is_ok() {}
+    }
+}
+
+fn need(bytes: usize) -> u32 {
+    let bytes = u32::try_from(bytes).unwrap_or(BYTES);
+    bytes.saturating_add(PER_MESSAGE).min(BYTES)
+}

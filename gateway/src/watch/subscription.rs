@@ -1,0 +1,515 @@
+//! One subscription: what its client holds, what it has to look at, and the loop between the two.
+//!
+//! It is in the hub before it reads anything, so that nothing changes unseen. Then it looks at each key that it names and
+//! lists each of its prefixes; and from there on at each key that is marked. A look is a read like any other: out of the cache
+//! where it may be, with everybody else's. What differs from what the client holds is sent; what cannot be had is tried
+//! again, and what the client holds stays good.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::hub::{Hub, Registration};
+use super::marks::Marks;
+use super::outbox::Outbox;
+use super::{News, Update};
+use crate::backend::BackendError;
+use crate::cache::{Consistency, Freshness, Read, Source};
+use crate::clock::backoff;
+use crate::config::{Config, ConfigError, Configs, ListRequest};
+use crate::identity::Reader;
+use crate::key::{Etag, KeyPrefix};
+use crate::strategy::{Context, DecideError};
+
+/// Keys that are looked at together, and the bytes of their values.
+const TOGETHER: usize = 100;
+const TOGETHER_BYTES: usize = 512 << 10;
+/// Between two tries of what cannot be had: the first pause, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// A key that a store tells an older state of than the client holds is that old if it says so for longer. As long as the cache
+/// does not believe it.
+const BEHIND: Duration = Duration::from_secs(30);
+
+/// What a client asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// The client's name for it.
+    pub id: Arc<str>,
+    /// Every key that begins so.
+    pub prefixes: Vec<KeyPrefix>,
+    /// These keys.
+    pub keys: Vec<String>,
+    /// For the strategy.
+    pub context: Context,
+    /// What the client holds already, by key. Nothing for what is no etag of ours.
+    pub known: HashMap<String, Option<Etag>>,
+    /// Leave values out.
+    pub keys_only: bool,
+}
+
+/// One of them, and where it goes.
+pub struct Subscription<T> {
+    asked: Asked,
+    named: HashSet<Arc<str>>,
+    configs: Arc<Configs>,
+    hub: Arc<Hub>,
+    outbox: Outbox<T>,
+    reader: watch::Receiver<Reader>,
+    marks: Arc<Marks>,
+    held: HashMap<Arc<str>, Held>,
+    /// Whether the client had everything once.
+    was_synced: bool,
+}
+
+/// What the client holds of a key.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// None: something that is no state of ours.
+    etag: Option<Etag>,
+    /// Since when a store has been telling of an older one.
+    behind_since: Option<Instant>,
+}
+
+/// What is to be looked at, before all is compared anew.
+struct Work {
+    began: Instant,
+    /// In the order in which it came.
+    queue: VecDeque<Arc<str>>,
+    /// Each that is in the queue, as of then or later.
+    since: HashMap<Arc<str>, Instant>,
+    /// What has to be answered before the client has all that stood.
+    owed: HashSet<Arc<str>>,
+    /// What could not be had.
+    failed: HashSet<Arc<str>>,
+    /// Held keys that no page has named yet.
+    unlisted: HashSet<Arc<str>>,
+    /// The prefixes that are yet to be listed, and where the first of them is.
+    prefixes: VecDeque<KeyPrefix>,
+    page_token: String,
+    /// The list cannot go on before that.
+    list_after: Option<Instant>,
+    retry_at: Option<Instant>,
+    pauses: Box<dyn Iterator<Item = Duration> + Send>,
+    is_synced: bool,
+}
+
+/// How it goes on.
+enum Next {
+    Look(Vec<(Arc<str>, Instant)>),
+    List(KeyPrefix),
+    Wait,
+}
+
+impl<T: From<News>> Subscription<T> {
+    /// What `asked` asks for, as long as `reader` may read it.
+    #[must_use]
+    pub fn new(
+        asked: Asked,
+        configs: Arc<Configs>,
+        hub: Arc<Hub>,
+        outbox: Outbox<T>,
+        reader: watch::Receiver<Reader>,
+    ) -> Self {
+        let held = asked.known.iter().map(|(key, etag)| {
+            let held = Held {
+                etag: *etag,
+                behind_since: None,
+            };
+            (key.as_str().into(), held)
+        });
+        Self {
+            held: held.collect(),
+            named: asked.keys.iter().map(|key| key.as_str().into()).collect(),
+            asked,
+            configs,
+            hub,
+            outbox,
+            reader,
+            marks: Arc::default(),
+            was_synced: false,
+        }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn marks(&self) -> &Arc<Marks> {
+        &self.marks
+    }
+
+    /// Sends what stands and what changes, until it cannot go on.
+    pub async fn run(mut self) -> ConfigError {
+        self.asked.known = HashMap::new();
+        loop {
+            if let Err(error) = self.compare().await {
+                return error;
+            }
+            self.send(Update::Resync).await;
+        }
+    }
+
+    /// Compares everything, and then what changes, until everything is to be compared anew.
+    async fn compare(&mut self) -> Result<(), ConfigError> {
+        let mut generations = self.configs.generations();
+        self.marks.begin();
+        let reader = self.reader.borrow_and_update().clone();
+        let Some(_registration) = self.register(&reader).await? else {
+            return Ok(());
+        };
+        self.forget_what_is_not_covered().await;
+        let mut work = self.work();
+        loop {
+            let may_differ = self.reader.has_changed().unwrap_or_default()
+                && !self.reader.borrow().caller().claims_the_same(reader.caller());
+            let marked = self.marks.take();
+            if marked.everything || may_differ || generations.has_changed().unwrap_or_default() {
+                return Ok(());
+            }
+            for (key, since) in marked.keys {
+                work.look_at(key, since);
+            }
+            match work.next() {
+                Next::Look(keys) => self.look(&reader, keys, &mut work).await?,
+                Next::List(prefix) => self.list(&reader, &prefix, &mut work).await?,
+                Next::Wait => {
+                    work.rests();
+                    self.marks.looked(work.is_stale());
+                    if !work.is_synced && work.is_whole() {
+                        work.is_synced = true;
+                        self.was_synced = true;
+                        self.send(Update::Synced {
+                            is_stale: work.is_stale(),
+                        })
+                        .await;
+                        self.marks.synced();
+                    }
+                    tokio::select! {
+                        () = self.marks.marked() => {}
+                        // Where the other end is gone this is about to be.
+                        Ok(()) = self.reader.changed() => {}
+                        Ok(()) = generations.changed() => {}
+                        () = until(work.due()) => work.retry(),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Its place in the hub. None: strategies changed before it could be had.
+    async fn register(&self, reader: &Reader) -> Result<Option<Registration>, ConfigError> {
+        let mut generations = self.configs.generations();
+        let mut pauses = backoff(PAUSES);
+        loop {
+            let Asked {
+                prefixes,
+                keys,
+                context,
+                ..
+            } = &self.asked;
+            match self.configs.interest(reader, prefixes, keys, context).await {
+                Ok(interest) => return Ok(Some(self.hub.register(interest, &self.marks))),
+                Err(error) if !self.may_pass(&error) => return Err(error),
+                Err(_) => self.marks.looked(true),
+            }
+            let pause = Instant::now() + pauses.next().unwrap_or(PAUSES.1);
+            tokio::select! {
+                () = sleep_until(pause) => {}
+                Ok(()) = generations.changed() => return Ok(None),
+            }
+        }
+    }
+
+    /// What the client holds and did not ask for is no part of this.
+    async fn forget_what_is_not_covered(&mut self) {
+        let covered = |key: &str| {
+            let mut prefixes = self.asked.prefixes.iter();
+            self.named.contains(key) || prefixes.any(|prefix| key.starts_with(prefix.as_str()))
+        };
+        let forgotten: Vec<Arc<str>> = self.held.keys().filter(|key| !covered(key)).cloned().collect();
+        for key in forgotten {
+            self.remove(&key).await;
+        }
+    }
+
+    fn work(&self) -> Work {
+        let began = Instant::now();
+        let mut work = Work {
+            began,
+            queue: VecDeque::new(),
+            since: HashMap::new(),
+            owed: HashSet::new(),
+            failed: HashSet::new(),
+            unlisted: self
+                .held
+                .keys()
+                .filter(|key| !self.named.contains(*key))
+                .cloned()
+                .collect(),
+            prefixes: self.asked.prefixes.iter().cloned().collect(),
+            page_token: String::new(),
+            list_after: None,
+            retry_at: None,
+            pauses: Box::new(backoff(PAUSES)),
+            is_synced: false,
+        };
+        for key in &self.named {
+            work.owe(Arc::clone(key));
+        }
+        work
+    }
+
+    /// Reads these keys, and sends what differs.
+    async fn look(
+        &mut self,
+        reader: &Reader,
+        keys: Vec<(Arc<str>, Instant)>,
+        work: &mut Work,
+    ) -> Result<(), ConfigError> {
+        let asked: Vec<_> = keys
+            .iter()
+            .map(|(key, since)| (&**key, Consistency::Since(*since)))
+            .collect();
+        let answers = self.configs.batch(reader, &asked, &self.asked.context, TOGETHER_BYTES);
+        let answers = answers.await;
+        for ((key, since), answer) in keys.into_iter().zip(answers) {
+            match answer {
+                Ok(Read { found, freshness }) => self.found(&key, found, freshness, work).await,
+                Err(ConfigError::ResponseFull) => work.look_at(key, since),
+                // Nobody gets it, so it is not there.
+                Err(ConfigError::Decide(DecideError::Refused(_)) | ConfigError::Key(_))
+                    if !self.named.contains(&key) =>
+                {
+                    work.answered(&key);
+                    if self.held.contains_key(&key) {
+                        self.remove(&key).await;
+                    }
+                }
+                Err(error) if self.may_pass(&error) || work.is_synced => {
+                    tracing::debug!(%error, key = &*key, "a watched key cannot be had");
+                    work.failed(key);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists a page, and sends what differs.
+    async fn list(&mut self, reader: &Reader, prefix: &KeyPrefix, work: &mut Work) -> Result<(), ConfigError> {
+        let request = ListRequest {
+            prefix,
+            page_size: TOGETHER,
+            page_token: &work.page_token,
+            keys_only: self.asked.keys_only,
+            bytes: TOGETHER_BYTES,
+            context: &self.asked.context,
+        };
+        match self.configs.list(reader, request).await {
+            Ok(listed) => {
+                for config in listed.configs {
+                    let key = config.key.as_str().into();
+                    self.found(&key, Some(config), listed.freshness, work).await;
+                }
+                work.listed(listed.next_page_token);
+                Ok(())
+            }
+            // It took an hour to here: once more from its beginning, where what is held costs little.
+            Err(ConfigError::PageToken) => {
+                work.page_token = String::new();
+                Ok(())
+            }
+            Err(error) if self.may_pass(&error) => {
+                tracing::debug!(%error, prefix = prefix.as_str(), "a watched prefix cannot be listed");
+                work.list_failed();
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends what was found at a key, if that differs from what the client holds.
+    async fn found(&mut self, key: &Arc<str>, found: Option<Config>, freshness: Freshness, work: &mut Work) {
+        let is_stale = freshness.source == Source::Stale;
+        let etag = found.as_ref().map(|config| config.entry.etag);
+        let is_behind = is_stale || self.held.get_mut(key).is_some_and(|held| held.is_behind(etag));
+        match (found, self.held.get_mut(key)) {
+            (Some(_), Some(held)) if held.etag == etag => held.behind_since = None,
+            (found, Some(_)) if is_behind => {
+                // What the client holds is as good as what was found, which may be older.
+                tracing::trace!(
+                    key = &**key,
+                    found = found.is_some(),
+                    "an older state than the client's"
+                );
+                work.failed(Arc::clone(key));
+                return;
+            }
+            (Some(mut config), _) => {
+                if self.asked.keys_only {
+                    config.entry.value = bytes::Bytes::new();
+                }
+                let held = Held {
+                    etag: Some(config.entry.etag),
+                    behind_since: None,
+                };
+                self.send(Update::Put(config)).await;
+                self.held.insert(Arc::clone(key), held);
+            }
+            (None, held) => {
+                if held.is_some() || work.owed.contains(key) {
+                    self.remove(key).await;
+                }
+            }
+        }
+        work.answered(key);
+        if is_stale {
+            work.failed(Arc::clone(key));
+        }
+    }
+
+    /// Whether another try may find something better. A client that had everything once keeps it, whatever fails.
+    fn may_pass(&self, error: &ConfigError) -> bool {
+        match error {
+            ConfigError::Backend(error) => !matches!(error, BackendError::TooManyNames(_)),
+            ConfigError::Decide(DecideError::Resting(_) | DecideError::Busy) => true,
+            ConfigError::Decide(DecideError::Failed) | ConfigError::StrategyRejected => self.was_synced,
+            _ => false,
+        }
+    }
+
+    async fn remove(&mut self, key: &Arc<str>) {
+        let held = self.held.remove(key).and_then(|held| held.etag);
+        self.send(Update::Removed {
+            key: key.to_string(),
+            etag: held.map(|etag| etag.to_string()).unwrap_or_default(),
+        })
+        .await;
+    }
+
+    async fn send(&self, update: Update) {
+        let news = News {
+            subscription: Arc::clone(&self.asked.id),
+            update,
+        };
+        let room = self.outbox.room(news.bytes()).await;
+        self.outbox.send(news.into(), room);
+    }
+}
+
+impl Held {
+    /// Whether that is an earlier state of the same life, from a store that has not heard of the later one.
+    fn is_behind(&mut self, etag: Option<Etag>) -> bool {
+        let is_earlier = |(etag, held): (Etag, Etag)| held.life == etag.life && etag.version < held.version;
+        if !etag.zip(self.etag).is_some_and(is_earlier) {
+            return false;
+        }
+        let now = Instant::now();
+        now.saturating_duration_since(*self.behind_since.get_or_insert(now)) < BEHIND
+    }
+}
+
+impl Work {
+    fn look_at(&mut self, key: Arc<str>, since: Instant) {
+        if let Some(before) = self.since.get_mut(&key) {
+            *before = since.max(*before);
+        } else {
+            self.since.insert(Arc::clone(&key), since);
+            self.queue.push_back(key);
+        }
+    }
+
+    /// The client does not have all before it has an answer for that.
+    fn owe(&mut self, key: Arc<str>) {
+        self.owed.insert(Arc::clone(&key));
+        let began = self.began;
+        self.look_at(key, began);
+    }
+
+    fn answered(&mut self, key: &Arc<str>) {
+        self.owed.remove(key);
+        self.unlisted.remove(key);
+        self.failed.remove(key);
+    }
+
+    /// Everything was looked at; and what could be had.
+    fn rests(&mut self) {
+        if !self.is_stale() {
+            self.retry_at = None;
+            self.pauses = Box::new(backoff(PAUSES));
+        }
+    }
+
+    fn failed(&mut self, key: Arc<str>) {
+        self.failed.insert(key);
+        self.pause();
+    }
+
+    fn list_failed(&mut self) {
+        let at = self.pause();
+        self.list_after = Some(at);
+    }
+
+    fn pause(&mut self) -> Instant {
+        let next = self.pauses.next().unwrap_or(PAUSES.1);
+        *self.retry_at.get_or_insert_with(|| Instant::now() + next)
+    }
+
+    fn listed(&mut self, next_page_token: String) {
+        self.list_after = None;
+        self.page_token = next_page_token;
+        if self.page_token.is_empty() {
+            self.prefixes.pop_front();
+        }
+        if self.prefixes.is_empty() {
+            // What no page named stands no more, or moved from where the list was yet to come to where it had been.
+            for key in std::mem::take(&mut self.unlisted) {
+                self.owe(key);
+            }
+        }
+    }
+
+    fn next(&mut self) -> Next {
+        if !self.queue.is_empty() {
+            let together = self.queue.len().min(TOGETHER);
+            let keys = self.queue.drain(..together);
+            let since = &mut self.since;
+            // Each in the queue has its time.
+            return Next::Look(keys.filter_map(|key| since.remove_entry(&key)).collect());
+        }
+        match self.prefixes.front() {
+            Some(prefix) if self.list_after.is_none() => Next::List(prefix.clone()),
+            _ => Next::Wait,
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.prefixes.is_empty() && self.owed.is_empty()
+    }
+
+    fn is_stale(&self) -> bool {
+        !self.failed.is_empty() || self.list_after.is_some()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// What could not be had is looked at once more.
+    fn retry(&mut self) {
+        self.retry_at = None;
+        self.list_after = None;
+        let now = Instant::now();
+        for key in std::mem::take(&mut self.failed) {
+            self.look_at(key, now);
+        }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
