@@ -6,10 +6,12 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Bytes on the way. A message that is larger goes alone.
+/// Bytes on the way.
 const BYTES: u32 = 64 << 10;
 /// What a message takes besides what it holds.
 const PER_MESSAGE: u32 = 512;
+/// What the largest message takes: it leaves room for one that is not there yet, or whoever holds that would keep it waiting.
+const LARGEST: u32 = BYTES - 2 * PER_MESSAGE;
 
 /// Where messages go in.
 #[derive(Debug)]
@@ -94,6 +96,43 @@ impl<T> Outgoing<T> {
 }
 
 fn need(bytes: usize) -> u32 {
-    let bytes = u32::try_from(bytes).unwrap_or(BYTES);
-    bytes.saturating_add(PER_MESSAGE).min(BYTES)
+    let bytes = u32::try_from(bytes).unwrap_or(LARGEST);
+    bytes.saturating_add(PER_MESSAGE).min(LARGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_takes_so_much_and_then_one_waits_for_who_reads() {
+        let (outbox, mut outgoing) = outbox();
+        let mut sent = 0;
+        while let Some(room) = outbox.try_room(1000) {
+            outbox.send(sent, room);
+            sent += 1;
+        }
+        assert_eq!(sent, BYTES / 1512);
+        let mut waits = Box::pin(outbox.room(1000));
+        assert!(waits.as_mut().now_or_never().is_none());
+        assert_eq!(poll_fn(|context| outgoing.poll_next(context)).await, Some(0));
+        outbox.send(sent, waits.await);
+        outbox.send_anyway(sent + 1);
+        for expected in 1..=sent + 1 {
+            assert_eq!(poll_fn(|context| outgoing.poll_next(context)).await, Some(expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_largest_message_goes_though_room_is_held_for_an_answer() {
+        let (outbox, _outgoing) = outbox::<()>();
+        let _held = outbox.room(0).await;
+        assert!(outbox.room(usize::MAX).now_or_never().is_some());
+    }
 }
