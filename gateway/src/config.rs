@@ -160,6 +160,12 @@ impl Configs {
         }
     }
 
+    /// Other strategies become active.
+    #[cfg(test)]
+    pub(crate) fn activate(&self, registry: Registry) {
+        self.registry.activate(registry);
+    }
+
     /// Splits the key and asks its strategy. One snapshot answers for one request.
     async fn place(
         snapshot: &Snapshot,
@@ -220,4 +226,4 @@ fn check_history(backend: &Arc<dyn Backend>) -> Result<(), ConfigError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

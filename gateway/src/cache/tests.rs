@@ -3,7 +3,7 @@
 mod mutant;
 mod promises;
 mod snapshot;
-mod store;
+pub(crate) mod store;
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ mod model;
 mod overlap;
 mod placements;
 mod repeated;
-mod scripted;
+pub(crate) mod scripted;
 
 use std::sync::Mutex;
 

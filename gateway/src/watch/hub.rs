@@ -72,6 +72,12 @@ impl Hub {
         })
     }
 
+    /// Somebody else changed that place, or may have.
+    #[cfg(test)]
+    pub(super) fn doubt(&self, place: &Place) {
+        self.cache.doubt(place);
+    }
+
     /// Since when there has been a change that no subscription was told of yet.
     #[must_use]
     pub fn untold_since(&self) -> Option<Instant> {

@@ -153,18 +153,20 @@ impl<T: From<News>> Subscription<T> {
     /// Compares everything, and then what changes, until everything is to be compared anew.
     async fn compare(&mut self) -> Result<(), ConfigError> {
         let mut generations = self.configs.generations();
+        let generation = *generations.borrow_and_update();
         self.marks.begin();
-        let reader = self.reader.borrow_and_update().clone();
+        let mut reader = self.reader.borrow_and_update().clone();
         let Some(_registration) = self.register(&reader).await? else {
             return Ok(());
         };
         self.forget_what_is_not_covered().await;
         let mut work = self.work();
         loop {
-            let may_differ = self.reader.has_changed().unwrap_or_default()
-                && !self.reader.borrow().caller().claims_the_same(reader.caller());
+            if !self.is_same_reader(&mut reader) || *generations.borrow() != generation {
+                return Ok(());
+            }
             let marked = self.marks.take();
-            if marked.everything || may_differ || generations.has_changed().unwrap_or_default() {
+            if marked.everything {
                 return Ok(());
             }
             for (key, since) in marked.keys {
@@ -195,6 +197,17 @@ impl<T: From<News>> Subscription<T> {
                 }
             }
         }
+    }
+
+    /// Takes up the newest token. False: strategies may decide otherwise for it.
+    fn is_same_reader(&self, reader: &mut Reader) -> bool {
+        let newest = self.reader.borrow();
+        if Arc::ptr_eq(newest.caller(), reader.caller()) {
+            return true;
+        }
+        let is_same = newest.caller().claims_the_same(reader.caller());
+        reader.clone_from(&newest);
+        is_same
     }
 
     /// Its place in the hub. None: strategies changed before it could be had.

@@ -1,1 +1,488 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test says what went wrong by failing"
+)]
 
+mod promises;
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::backend::Backend;
+use crate::cache::Cache;
+use crate::cache::tests::store::{Fake, entry};
+use crate::config::tests::scripted::{Stores, layer};
+use crate::config::{ConfigError, Configs, ListRequest, PAGE_BYTES, Scope, WriteOptions};
+use crate::identity::{Reader, VerifiedTenant};
+use crate::key::Etag;
+use crate::placement::CachePolicy;
+use crate::strategy::Context;
+
+const POLICY: CachePolicy = CachePolicy {
+    ttl: Duration::from_secs(10),
+    stale: Duration::from_mins(10),
+    negative: Duration::from_secs(10),
+};
+/// Longer than anything is tried again after.
+const SETTLED: Duration = Duration::from_mins(2);
+
+/// A gateway over three stores of which tests know everything.
+struct World {
+    fakes: [Arc<Fake>; 3],
+    stores: Stores,
+    configs: Arc<Configs>,
+    hub: Arc<Hub>,
+    telling: AbortHandle,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.telling.abort();
+    }
+}
+
+/// Where everything of a tenant is: at home in `a`, with a default for all in `c`.
+fn at_home() -> Value {
+    json!({ "home": ["a", "ns"], "defaults": [["c", "all", "shared"]] })
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::deciding(
+            &json!({ "acme": { "": at_home() }, "globex": { "": at_home() } }),
+            POLICY,
+        )
+        .await
+    }
+
+    async fn deciding(script: &Value, policy: CachePolicy) -> Self {
+        let fakes: [Arc<Fake>; 3] = Default::default();
+        let opened = fakes.clone().map(|fake| fake as Arc<dyn Backend>);
+        let stores = Stores::over(opened, TempDir::new().unwrap());
+        let cache = Cache::new(1 << 20, policy, policy);
+        let configs = Arc::new(stores.gateway_with(script, Arc::clone(&cache)).await);
+        let hub = Hub::new(cache);
+        let telling = {
+            let hub = Arc::clone(&hub);
+            tokio::spawn(async move { hub.run().await }).abort_handle()
+        };
+        Self {
+            fakes,
+            stores,
+            configs,
+            hub,
+            telling,
+        }
+    }
+
+    fn watch(&self, tenant: &str, asked: Asked) -> Client {
+        let (outbox, outgoing) = outbox();
+        let reader = VerifiedTenant::for_tests(tenant).reader().unwrap();
+        let readers = watch::Sender::new(reader);
+        let subscription = Subscription::new(
+            asked,
+            Arc::clone(&self.configs),
+            Arc::clone(&self.hub),
+            outbox,
+            readers.subscribe(),
+        );
+        Client {
+            marks: Arc::clone(subscription.marks()),
+            task: tokio::spawn(subscription.run()),
+            outgoing,
+            readers,
+            held: BTreeMap::new(),
+            told: Vec::new(),
+        }
+    }
+
+    async fn put(&self, tenant: &str, key: &str, value: &str) {
+        let writer = VerifiedTenant::for_tests(tenant).writer().unwrap();
+        let options = WriteOptions::default();
+        self.configs.put(&writer, key, entry(value), &options).await.unwrap();
+    }
+
+    async fn share(&self, key: &str, value: &str) {
+        let writer = VerifiedTenant::for_tests("acme").writer().unwrap();
+        let options = WriteOptions {
+            scope: Scope::Shared,
+            ..WriteOptions::default()
+        };
+        self.configs.put(&writer, key, entry(value), &options).await.unwrap();
+    }
+
+    async fn delete(&self, tenant: &str, key: &str) {
+        let writer = VerifiedTenant::for_tests(tenant).writer().unwrap();
+        self.configs
+            .delete(&writer, key, &WriteOptions::default())
+            .await
+            .unwrap();
+    }
+
+    /// What a list says that stands, from the stores.
+    async fn list(&self, tenant: &str, prefix: &str, context: &Context) -> BTreeMap<String, String> {
+        let reader = VerifiedTenant::for_tests(tenant).reader().unwrap();
+        let request = ListRequest {
+            prefix: &prefix.parse().unwrap(),
+            page_size: 1000,
+            page_token: "",
+            keys_only: false,
+            bytes: PAGE_BYTES,
+            context,
+        };
+        let listed = self.configs.list(&reader, request).await.unwrap();
+        listed.configs.into_iter().map(shown).collect()
+    }
+
+    fn fail(&self, fails: bool) {
+        for fake in &self.fakes {
+            fake.fail(fails);
+        }
+    }
+
+    fn reads(&self) -> usize {
+        self.fakes.iter().map(|fake| fake.calls()).sum()
+    }
+}
+
+fn shown(config: Config) -> (String, String) {
+    (config.key, String::from_utf8(config.entry.value.to_vec()).unwrap())
+}
+
+/// What a client was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    Put(String, String, Etag),
+    Removed(String),
+    Synced(bool),
+    Resync,
+}
+
+struct Client {
+    marks: Arc<Marks>,
+    task: tokio::task::JoinHandle<ConfigError>,
+    outgoing: Outgoing<News>,
+    readers: watch::Sender<Reader>,
+    held: BTreeMap<String, (String, Etag)>,
+    told: Vec<Told>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Client {
+    async fn next(&mut self) -> Told {
+        let told = timeout(SETTLED, self.hear()).await;
+        told.unwrap_or_else(|_| panic!("nothing more is told after {:?}", self.told))
+    }
+
+    async fn hear(&mut self) -> Told {
+        let next = poll_fn(|context| self.outgoing.poll_next(context)).await;
+        let told = match next.expect("it goes on").update {
+            Update::Put(config) => {
+                let etag = config.entry.etag;
+                let (key, value) = shown(config);
+                self.held.insert(key.clone(), (value.clone(), etag));
+                Told::Put(key, value, etag)
+            }
+            Update::Removed { key, .. } => {
+                self.held.remove(&key);
+                Told::Removed(key)
+            }
+            Update::Synced { is_stale } => Told::Synced(is_stale),
+            Update::Resync => Told::Resync,
+        };
+        self.told.push(told.clone());
+        told
+    }
+
+    async fn until(&mut self, expected: &Told) {
+        while self.next().await != *expected {}
+    }
+
+    async fn shows(&mut self, key: &str, value: Option<&str>) {
+        while self.value(key) != value {
+            self.next().await;
+        }
+    }
+
+    fn value(&self, key: &str) -> Option<&str> {
+        self.held.get(key).map(|(value, _)| value.as_str())
+    }
+
+    /// Reads all there is to read, for as long as anything is tried again.
+    async fn settle(&mut self) {
+        while timeout(SETTLED, self.hear()).await.is_ok() {}
+    }
+
+    fn values(&self) -> BTreeMap<String, String> {
+        let values = self.held.iter();
+        values.map(|(key, (value, _))| (key.clone(), value.clone())).collect()
+    }
+
+    fn known(&self) -> HashMap<String, Option<Etag>> {
+        self.held
+            .iter()
+            .map(|(key, (_, etag))| (key.clone(), Some(*etag)))
+            .collect()
+    }
+}
+
+fn to_keys(keys: &[&str]) -> Asked {
+    Asked {
+        keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        ..Asked::default()
+    }
+}
+
+fn to_prefix(prefix: &str) -> Asked {
+    Asked {
+        prefixes: vec![prefix.parse().unwrap()],
+        ..Asked::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_one_look_whoever_watches() {
+    let world = World::new().await;
+    world.put("acme", "t_a", "1").await;
+    let mut clients: Vec<Client> = (0..50).map(|_| world.watch("acme", to_keys(&["t_a"]))).collect();
+    clients.extend((0..50).map(|_| world.watch("acme", to_prefix("t_"))));
+    for client in &mut clients {
+        client.until(&Told::Synced(false)).await;
+    }
+    world.reads();
+    for value in ["2", "3", "4"] {
+        world.put("acme", "t_a", value).await;
+        for client in &mut clients {
+            client.shows("t_a", Some(value)).await;
+        }
+    }
+    // Each write reads what it follows; who watches reads what the write left in the cache.
+    let of_writes = 3;
+    assert!(world.reads() <= of_writes, "watchers asked stores");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_shared_reaches_every_tenant_that_sees_it() {
+    let world = World::new().await;
+    world.share("t_a", "everybody's").await;
+    world.put("globex", "t_a", "globex's own").await;
+    let mut acme = world.watch("acme", to_keys(&["t_a"]));
+    let mut globex = world.watch("globex", to_prefix("t_"));
+    acme.shows("t_a", Some("everybody's")).await;
+    globex.shows("t_a", Some("globex's own")).await;
+    acme.until(&Told::Synced(false)).await;
+    globex.until(&Told::Synced(false)).await;
+    world.share("t_a", "everybody's, anew").await;
+    acme.shows("t_a", Some("everybody's, anew")).await;
+    globex.settle().await;
+    assert_eq!(globex.told.len(), 2, "its own hides it: {:?}", globex.told);
+    world.delete("globex", "t_a").await;
+    globex.shows("t_a", Some("everybody's, anew")).await;
+    world.put("acme", "t_a", "acme's own").await;
+    acme.shows("t_a", Some("acme's own")).await;
+    assert!(!format!("{:?}", globex.told).contains("acme"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_takes_nothing_away_and_its_end_is_noticed() {
+    let world = World::new().await;
+    for key in ["t_a", "t_b"] {
+        world.put("acme", key, "1").await;
+    }
+    let mut client = world.watch("acme", to_prefix("t_"));
+    client.until(&Told::Synced(false)).await;
+    world.fail(true);
+    // Another replica changes and deletes, and what is kept here is over.
+    sleep(Duration::from_mins(20)).await;
+    let names: Vec<_> = world.fakes[0].state().into_keys().collect();
+    for name in names {
+        let place = crate::placement::Place {
+            backend: "a".into(),
+            name,
+        };
+        world.fakes[0].put(&place, "2");
+        world.hub.doubt(&place);
+    }
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(
+        client.values(),
+        BTreeMap::from([("t_a".into(), "1".into()), ("t_b".into(), "1".into())])
+    );
+    assert_eq!(client.told.len(), 3, "{:?}", client.told);
+    assert!(client.marks.progress().is_stale && client.marks.progress().behind_since.is_some());
+    // Who comes now and holds something keeps it, and is not told that it has everything.
+    let mut knows = to_prefix("t_");
+    knows.known = client.known();
+    let mut late = world.watch("acme", knows);
+    sleep(Duration::from_mins(1)).await;
+    assert!(timeout(Duration::from_mins(1), late.hear()).await.is_err());
+    assert!(!late.marks.progress().is_synced && late.marks.progress().is_stale);
+    world.fail(false);
+    for client in [&mut client, &mut late] {
+        client.shows("t_a", Some("2")).await;
+        client.shows("t_b", Some("2")).await;
+        client.settle().await;
+        assert_eq!(
+            client.marks.progress(),
+            Progress {
+                is_synced: true,
+                ..Progress::default()
+            }
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_was_cut_off_is_seen_whenever_it_arrives() {
+    let world = World::new().await;
+    let mut client = world.watch("acme", to_keys(&["t_a"]));
+    client.until(&Told::Synced(false)).await;
+    *world.fakes[0].pause.lock().unwrap() = Duration::from_millis(500);
+    for value in 0..20 {
+        let value = value.to_string();
+        let put = world.put("acme", "t_a", &value);
+        _ = timeout(Duration::from_millis(fastrand::u64(..1000)), put).await;
+        client.settle().await;
+        assert_eq!(client.values(), world.list("acme", "t_", &Context::default()).await);
+    }
+    assert!(client.told.len() > 5, "some of them arrived");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_strategies_are_followed() {
+    let world = World::new().await;
+    world.put("acme", "t_a", "in a").await;
+    world.put("acme", "t_b", "in a").await;
+    let mut by_name = world.watch("acme", to_keys(&["t_a"]));
+    let mut by_prefix = world.watch("acme", to_prefix("t_"));
+    for client in [&mut by_name, &mut by_prefix] {
+        client.until(&Told::Synced(false)).await;
+    }
+    let moved = json!({ "acme": { "": { "home": ["b", "ns"] } } });
+    world.configs.activate(world.stores.registry(&moved).await);
+    for client in [&mut by_name, &mut by_prefix] {
+        client.until(&Told::Resync).await;
+        client.until(&Told::Synced(false)).await;
+        assert!(client.held.is_empty(), "nothing is there in b");
+    }
+    world.put("acme", "t_a", "in b").await;
+    for client in [&mut by_name, &mut by_prefix] {
+        client.shows("t_a", Some("in b")).await;
+    }
+    // Back, where everything still is; what stood all the time and was held is not sent again.
+    let back = json!({ "acme": { "": { "home": ["a", "ns"], "former": [["b", "ns"]] } } });
+    world.configs.activate(world.stores.registry(&back).await);
+    by_prefix.until(&Told::Synced(false)).await;
+    assert_eq!(by_prefix.value("t_b"), Some("in a"));
+    assert_eq!(by_prefix.values(), world.list("acme", "t_", &Context::default()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_context_sees_its_own_layer() {
+    let script = json!({ "acme": { "": at_home(), "eu": { "home": ["b", "eu"], "defaults": [["a", "ns"]] } } });
+    let world = World::deciding(&script, POLICY).await;
+    world.put("acme", "t_a", "everywhere").await;
+    let mut eu = to_prefix("t_");
+    eu.context = layer("eu");
+    let mut client = world.watch("acme", eu);
+    client.shows("t_a", Some("everywhere")).await;
+    let writer = VerifiedTenant::for_tests("acme").writer().unwrap();
+    let options = WriteOptions {
+        context: layer("eu"),
+        ..WriteOptions::default()
+    };
+    world
+        .configs
+        .put(&writer, "t_a", entry("in the EU"), &options)
+        .await
+        .unwrap();
+    client.shows("t_a", Some("in the EU")).await;
+    world.configs.delete(&writer, "t_a", &options).await.unwrap();
+    client.shows("t_a", Some("everywhere")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_tells_of_yesterday_takes_nothing_back() {
+    let nothing = CachePolicy {
+        ttl: Duration::ZERO,
+        stale: Duration::ZERO,
+        negative: Duration::ZERO,
+    };
+    let world = World::deciding(&json!({ "acme": { "": { "home": ["a", "ns"] } } }), nothing).await;
+    world.fakes[0].lag();
+    world.put("acme", "t_a", "1").await;
+    let yesterday = world.fakes[0].state();
+    world.put("acme", "t_a", "2").await;
+    let mut first = world.watch("acme", to_keys(&["t_a"]));
+    first.until(&Told::Synced(false)).await;
+    world.fakes[0].answer_with(Some(yesterday));
+    let mut knows = to_keys(&["t_a"]);
+    knows.known = first.known();
+    let mut late = world.watch("acme", knows);
+    sleep(Duration::from_secs(10)).await;
+    world.fakes[0].answer_with(None);
+    late.until(&Told::Synced(false)).await;
+    assert_eq!(late.told, [Told::Synced(false)], "it has it already");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_falls_too_far_behind_compares_anew() {
+    let world = World::new().await;
+    let mut client = world.watch("acme", to_prefix("t_"));
+    client.until(&Told::Synced(false)).await;
+    let value = "x".repeat(40_000);
+    // It does not read: two of them fill what is on its way.
+    for i in 0..12_000 {
+        client.marks.mark(&format!("t_{i}").into(), tokio::time::Instant::now());
+    }
+    for i in 0..5 {
+        world.put("acme", &format!("t_{i}"), &value).await;
+    }
+    client.until(&Told::Resync).await;
+    client.until(&Told::Synced(false)).await;
+    client.settle().await;
+    assert_eq!(client.values(), world.list("acme", "t_", &Context::default()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_for_good_ends_it_and_says_why() {
+    let world = World::new().await;
+    for (asked, expected) in [
+        (to_keys(&["u_a"]), "tag"),
+        (to_prefix("u_"), "tag"),
+        (to_keys(&["t_/"]), "segment"),
+    ] {
+        let mut client = world.watch("acme", asked);
+        let error = (&mut client.task).await.unwrap();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    // A strategy that has no answer for that tenant.
+    let mut client = world.watch("initech", to_keys(&["t_a"]));
+    let error = (&mut client.task).await.unwrap();
+    assert!(matches!(error, ConfigError::Decide(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn newer_claims_compare_anew_and_newer_tokens_do_not() {
+    let world = World::new().await;
+    let mut client = world.watch("acme", to_keys(&["t_a"]));
+    client.until(&Told::Synced(false)).await;
+    let reader = VerifiedTenant::for_tests("acme").reader().unwrap();
+    client.readers.send_replace(reader);
+    client.settle().await;
+    assert_eq!(client.told.len(), 2, "{:?}", client.told);
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::backend::embedded::CAPABILITIES;
 use crate::backend::{
@@ -25,7 +25,7 @@ const LAGGING: Capabilities = Capabilities {
 };
 
 #[derive(Default)]
-pub(super) struct Fake {
+pub(crate) struct Fake {
     lags: AtomicBool,
     states: Mutex<BTreeMap<PhysicalName, Entry>>,
     lives: AtomicUsize,
@@ -38,10 +38,10 @@ pub(super) struct Fake {
     answers_after: Mutex<Duration>,
     yesterday: Mutex<Option<BTreeMap<PhysicalName, Entry>>>,
     /// Before and after it does something, drawn up to this.
-    pub(super) pause: Mutex<Duration>,
+    pub(crate) pause: Mutex<Duration>,
 }
 
-pub(super) fn entry(value: &str) -> NewEntry {
+pub(crate) fn entry(value: &str) -> NewEntry {
     NewEntry {
         value: value.to_owned().into(),
         content_type: "text/plain".to_owned(),
@@ -51,7 +51,7 @@ pub(super) fn entry(value: &str) -> NewEntry {
 
 impl Fake {
     /// Behind everybody's back.
-    pub(super) fn put(&self, place: &Place, value: &str) -> Entry {
+    pub(crate) fn put(&self, place: &Place, value: &str) -> Entry {
         self.change(&place.name, value)
     }
 
@@ -59,7 +59,12 @@ impl Fake {
         let mut states = self.states.lock().unwrap();
         let begin = || {
             let begun = self.lives.fetch_add(1, Ordering::SeqCst);
-            Life(ulid::Ulid::from_parts(u64::try_from(begun).unwrap(), 0))
+            // No other store's.
+            let whose = std::ptr::from_ref(self).addr();
+            Life(ulid::Ulid::from_parts(
+                u64::try_from(begun).unwrap(),
+                u128::try_from(whose).unwrap(),
+            ))
         };
         let before = states.get(name).map(|before| before.etag);
         let etag = Etag {
@@ -79,51 +84,51 @@ impl Fake {
     }
 
     /// Reads since this was asked last.
-    pub(super) fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.calls.swap(0, Ordering::SeqCst)
     }
 
-    pub(super) fn fail(&self, fails: bool) {
+    pub(crate) fn fail(&self, fails: bool) {
         self.fails.store(fails, Ordering::SeqCst);
     }
 
     /// This tenant's reads fail.
-    pub(super) fn fail_for(&self, tenant: &TenantId) {
+    pub(crate) fn fail_for(&self, tenant: &TenantId) {
         *self.fails_for.lock().unwrap() = Some(tenant.clone());
     }
 
     /// Behind everybody's back.
-    pub(super) fn remove(&self, place: &Place) {
+    pub(crate) fn remove(&self, place: &Place) {
         self.states.lock().unwrap().remove(&place.name);
     }
 
     /// The next read is answered so long after the store looked.
-    pub(super) fn answer_after(&self, time: Duration) {
+    pub(crate) fn answer_after(&self, time: Duration) {
         *self.answers_after.lock().unwrap() = time;
     }
 
     /// It says that it may be behind.
-    pub(super) fn lag(&self) {
+    pub(crate) fn lag(&self) {
         self.lags.store(true, Ordering::SeqCst);
     }
 
     /// Reads that have looked.
-    pub(super) fn looks(&self) -> usize {
+    pub(crate) fn looks(&self) -> usize {
         *self.looks.borrow()
     }
 
     /// Returns when so many reads have looked.
-    pub(super) async fn looked(&self, reads: usize) {
+    pub(crate) async fn looked(&self, reads: usize) {
         let mut looks = self.looks.subscribe();
         looks.wait_for(|looks| *looks >= reads).await.unwrap();
     }
 
-    pub(super) fn state(&self) -> BTreeMap<PhysicalName, Entry> {
+    pub(crate) fn state(&self) -> BTreeMap<PhysicalName, Entry> {
         self.states.lock().unwrap().clone()
     }
 
     /// Reads see this from here on, whatever is written; or what stands.
-    pub(super) fn answer_with(&self, yesterday: Option<BTreeMap<PhysicalName, Entry>>) {
+    pub(crate) fn answer_with(&self, yesterday: Option<BTreeMap<PhysicalName, Entry>>) {
         *self.yesterday.lock().unwrap() = yesterday;
     }
 
@@ -205,8 +210,24 @@ impl Backend for Fake {
         unasked()
     }
 
-    async fn list(&self, _: &VerifiedTenant, _: PageRequest<'_>) -> Result<Page, BackendError> {
-        unasked()
+    async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError> {
+        scope_root(tenant, request.range, Access::Read)?;
+        let mut page = Page::new(Instant::now());
+        self.pause().await?;
+        let yesterday = self.yesterday.lock().unwrap().clone();
+        let states = yesterday.unwrap_or_else(|| self.state());
+        self.pause().await?;
+        for (name, entry) in states {
+            let text = name.name().as_str();
+            if name.range() == request.range && text.starts_with(request.prefix) && text > request.after {
+                page.more = page.entries.len() == request.entries;
+                if page.more {
+                    break;
+                }
+                page.entries.push((name.name().clone(), entry));
+            }
+        }
+        Ok(page)
     }
 
     async fn write(

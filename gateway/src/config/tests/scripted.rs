@@ -24,8 +24,8 @@ static COMPONENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     tagway_plugin_builder::build("scripted", &target).unwrap()
 });
 
-pub(super) struct Stores {
-    pub(super) fuse: Arc<Fuse>,
+pub(crate) struct Stores {
+    pub(crate) fuse: Arc<Fuse>,
     catalog: Catalog,
     settings: Settings,
     engine: Engine,
@@ -35,7 +35,7 @@ pub(super) struct Stores {
 
 impl Stores {
     /// `a`, `b` and `c`, empty.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = TempDir::new().unwrap();
         let store = |id| -> Arc<dyn Backend> {
             Arc::new(Embedded::open(&folder.path().join(id), 10, Clock::system()).unwrap())
@@ -45,7 +45,7 @@ impl Stores {
     }
 
     /// These, as `a`, `b` and `c`.
-    pub(super) fn over(opened: [Arc<dyn Backend>; 3], folder: TempDir) -> Self {
+    pub(crate) fn over(opened: [Arc<dyn Backend>; 3], folder: TempDir) -> Self {
         fs::write(folder.path().join("scripted.wasm"), &*COMPONENT).unwrap();
         let mut text = format!(
             r#"
@@ -81,7 +81,19 @@ shared_scope = true
     }
 
     /// A gateway that decides so: `{ "<tenant>": { "<layer>": { home, former, defaults } } }`.
-    pub(super) async fn gateway(&self, script: &Value) -> Configs {
+    pub(crate) async fn gateway(&self, script: &Value) -> Configs {
+        self.gateway_with(script, Cache::of_nothing()).await
+    }
+
+    /// The same, with that cache.
+    pub(crate) async fn gateway_with(&self, script: &Value, cache: Arc<Cache>) -> Configs {
+        let registry = Arc::new(self.registry(script).await);
+        let page_tokens = PageTokens::new(b"a secret", self.clock.clone()).unwrap();
+        Configs::new(registry, self.catalog.clone(), page_tokens, cache)
+    }
+
+    /// What decides so.
+    pub(crate) async fn registry(&self, script: &Value) -> Registry {
         let mut strategies = self.settings.strategies.clone();
         let strategy = strategies.get_mut("scripted").unwrap();
         strategy.settings = script.as_object().unwrap().clone();
@@ -92,23 +104,17 @@ shared_scope = true
             "{:?}",
             registry.current().rejected()
         );
-        let page_tokens = PageTokens::new(b"a secret", self.clock.clone()).unwrap();
-        Configs::new(
-            Arc::new(registry),
-            self.catalog.clone(),
-            page_tokens,
-            Cache::of_nothing(),
-        )
+        registry
     }
 
     /// One that decides so for everything of `acme`.
-    pub(super) async fn deciding(&self, layer: Value) -> Configs {
+    pub(crate) async fn deciding(&self, layer: Value) -> Configs {
         self.gateway(&json!({ "acme": { "": layer } })).await
     }
 }
 
 /// The context that picks a layer.
-pub(super) fn layer(name: &str) -> Context {
+pub(crate) fn layer(name: &str) -> Context {
     let dimension = (!name.is_empty()).then(|| ("layer".to_owned(), name.to_owned()));
     Context::new(dimension).unwrap()
 }
