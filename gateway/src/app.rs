@@ -161,6 +161,7 @@ impl App {
         let over = CancellationToken::new();
         let mut metrics = Metrics::with_prefix("tagway");
         metrics.register_collector(Box::new(CacheMetrics(Arc::clone(&self.cache))));
+        hub.metrics().register(&mut metrics);
         let ops = self
             .ops
             .map(|listener| tokio::spawn(serve_ops(listener, readiness.clone(), metrics, over.clone())));

@@ -25,7 +25,7 @@ pub use claims::ClaimError;
 pub use jwks::{KeySets, KeysError};
 pub use token::Token;
 
-/// Claims that differ from one token to the next (RFC 7519, 4.1; OpenID Connect Core 1.0, 2; Cognito's access tokens).
+/// Claims that differ from one token to the next (RFC 7519, 4.1; `OpenID` Connect Core 1.0, 2; Cognito's access tokens).
 const OF_ITS_MAKING: [&str; 7] = ["exp", "iat", "nbf", "jti", "auth_time", "origin_jti", "event_id"];
 /// Picks one of the tenants that a token names.
 const PICK: &str = "x-tagway-tenant";

@@ -6,6 +6,7 @@
 
 mod hub;
 mod marks;
+mod metrics;
 mod outbox;
 mod subscription;
 
@@ -15,6 +16,7 @@ use crate::config::Config;
 
 pub use hub::Hub;
 pub use marks::{Marks, Progress};
+pub use metrics::{Counted, WatchMetrics};
 pub use outbox::{Outbox, Outgoing, Room, outbox};
 pub use subscription::{Asked, Subscription};
 

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::config_service::{context, message};
 use super::shape::shaped;
@@ -112,10 +112,14 @@ impl Watches {
             tasks: JoinSet::new(),
             refusal_logged: None,
         };
+        let metrics = self.hub.metrics().clone();
         self.streams.spawn(async move {
-            let status = stream.run(requests).await;
+            let counted = metrics.stream();
+            let why = stream.run(requests).await;
+            drop(counted);
+            metrics.ended(why.name());
             // Where nobody is there any more, nobody is told.
-            _ = end.send(status);
+            _ = end.send(why.status());
         });
         Ok(Responses {
             outgoing,
@@ -152,6 +156,38 @@ impl Stream for Responses {
     }
 }
 
+/// Why a stream ends.
+enum End {
+    /// Its token is over.
+    Token,
+    /// It was told to go.
+    Closing,
+    /// Its client has gone.
+    Gone,
+    /// Its client said what cannot be.
+    Refused(Status),
+}
+
+impl End {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Token => "token_over",
+            Self::Closing => "closing",
+            Self::Gone => "gone",
+            Self::Refused(_) => "refused",
+        }
+    }
+
+    fn status(self) -> Status {
+        match self {
+            Self::Token => status::token_over(),
+            Self::Closing => status::closing(),
+            Self::Gone => Status::cancelled("the client is gone"),
+            Self::Refused(status) => status,
+        }
+    }
+}
+
 /// A subscription that lives.
 struct Live {
     task: AbortHandle,
@@ -175,7 +211,7 @@ type Renewed = Result<VerifiedTenant, IdentityError>;
 
 impl WatchStream {
     /// Serves it to its end, and says why that is.
-    async fn run(mut self, mut requests: Streaming<v1::WatchConfigsRequest>) -> Status {
+    async fn run(mut self, mut requests: Streaming<v1::WatchConfigsRequest>) -> End {
         let watches = Arc::clone(&self.watches);
         let mut is_open = true;
         let mut closes_at: Option<Instant> = None;
@@ -189,9 +225,9 @@ impl WatchStream {
             let caller = Arc::clone(self.tenant.caller());
             tokio::select! {
                 biased;
-                () = watches.identity.until_over(&caller) => return status::token_over(),
-                () = self.outbox.closed() => return Status::cancelled("the client is gone"),
-                () = until(closes_at) => return status::closing(),
+                () = watches.identity.until_over(&caller) => return End::Token,
+                () = self.outbox.closed() => return End::Gone,
+                () = until(closes_at) => return End::Closing,
                 () = watches.stop.cancelled(), if closes_at.is_none() => closes_at = Some(self.close(watches.drain)),
                 () = &mut age, if closes_at.is_none() => closes_at = Some(self.close(watches.grace)),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
@@ -204,10 +240,11 @@ impl WatchStream {
                 (room, request) = next(&self.outbox, &mut requests), if is_open && renewal.is_none() => match request {
                     Ok(Some(request)) => match self.take(request, room) {
                         Ok(next) => renewal = next,
-                        Err(status) => return status,
+                        Err(status) => return End::Refused(status),
                     },
                     Ok(None) => is_open = false,
-                    Err(status) => return shaped(&status),
+                    Err(status) if is_of_a_message(&status) => return End::Refused(shaped(&status)),
+                    Err(_) => return End::Gone,
                 },
             }
         }
@@ -376,6 +413,11 @@ async fn answer(renewal: &mut Option<BoxFuture<'static, Renewed>>) -> Renewed {
         Some(renewal) => renewal.await,
         None => pending().await,
     }
+}
+
+/// Whether a message could not be read, rather than none had.
+fn is_of_a_message(status: &Status) -> bool {
+    matches!(status.code(), Code::OutOfRange | Code::Internal | Code::Unimplemented)
 }
 
 async fn until(at: Option<Instant>) {

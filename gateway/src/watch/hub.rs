@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use tokio_util::time::DelayQueue;
 
 use super::marks::Marks;
+use super::metrics::WatchMetrics;
 use crate::cache::{Cache, Changed};
 use crate::config::Interest;
 use crate::placement::{Place, PlaceRange};
@@ -30,6 +31,7 @@ const AT_ONCE: usize = 32;
 /// The hub of one gateway.
 pub struct Hub {
     cache: Arc<Cache>,
+    metrics: WatchMetrics,
     interests: RwLock<Interests>,
     registered: AtomicU64,
 }
@@ -67,6 +69,7 @@ impl Hub {
     pub fn new(cache: Arc<Cache>) -> Arc<Self> {
         Arc::new(Self {
             cache,
+            metrics: WatchMetrics::default(),
             interests: RwLock::default(),
             registered: AtomicU64::new(0),
         })
@@ -76,6 +79,12 @@ impl Hub {
     #[cfg(test)]
     pub(super) fn doubt(&self, place: &Place) {
         self.cache.doubt(place);
+    }
+
+    /// What watches do, in numbers.
+    #[must_use]
+    pub fn metrics(&self) -> &WatchMetrics {
+        &self.metrics
     }
 
     /// Since when there has been a change that no subscription was told of yet.

@@ -142,6 +142,7 @@ impl<T: From<News>> Subscription<T> {
     /// Sends what stands and what changes, until it cannot go on.
     pub async fn run(mut self) -> ConfigError {
         self.asked.known = HashMap::new();
+        let _counted = self.hub.metrics().subscription();
         loop {
             if let Err(error) = self.compare().await {
                 return error;
@@ -402,6 +403,7 @@ impl<T: From<News>> Subscription<T> {
     }
 
     async fn send(&self, update: Update) {
+        self.hub.metrics().told(&update);
         let news = News {
             subscription: Arc::clone(&self.asked.id),
             update,

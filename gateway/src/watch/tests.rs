@@ -4,6 +4,7 @@
     reason = "a test says what went wrong by failing"
 )]
 
+mod mutant;
 mod promises;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,7 +25,7 @@ use crate::config::tests::scripted::{Stores, layer};
 use crate::config::{ConfigError, Configs, ListRequest, PAGE_BYTES, Scope, WriteOptions};
 use crate::identity::{Reader, VerifiedTenant};
 use crate::key::Etag;
-use crate::placement::CachePolicy;
+use crate::placement::{CachePolicy, Place, Space};
 use crate::strategy::Context;
 
 const POLICY: CachePolicy = CachePolicy {
@@ -86,8 +87,7 @@ impl World {
 
     fn watch(&self, tenant: &str, asked: Asked) -> Client {
         let (outbox, outgoing) = outbox();
-        let reader = VerifiedTenant::for_tests(tenant).reader().unwrap();
-        let readers = watch::Sender::new(reader);
+        let readers = watch::Sender::new(reader(tenant));
         let subscription = Subscription::new(
             asked,
             Arc::clone(&self.configs),
@@ -130,7 +130,7 @@ impl World {
 
     /// What a list says that stands, from the stores.
     async fn list(&self, tenant: &str, prefix: &str, context: &Context) -> BTreeMap<String, String> {
-        let reader = VerifiedTenant::for_tests(tenant).reader().unwrap();
+        let reader = reader(tenant);
         let request = ListRequest {
             prefix: &prefix.parse().unwrap(),
             page_size: 1000,
@@ -141,6 +141,21 @@ impl World {
         };
         let listed = self.configs.list(&reader, request).await.unwrap();
         listed.configs.into_iter().map(shown).collect()
+    }
+
+    /// Another gateway writes whatever stands at home anew, and this one hears of it.
+    fn change_elsewhere(&self) {
+        for name in self.fakes[0].state().into_keys() {
+            let Space::Tenant(tenant) = name.range().space().clone() else {
+                continue;
+            };
+            let place = Place {
+                backend: "a".into(),
+                name,
+            };
+            self.fakes[0].put(&place, &format!("{tenant} elsewhere"));
+            self.hub.doubt(&place);
+        }
     }
 
     fn fail(&self, fails: bool) {
@@ -240,6 +255,10 @@ impl Client {
     }
 }
 
+fn reader(tenant: &str) -> Reader {
+    VerifiedTenant::for_tests(tenant).reader().unwrap()
+}
+
 fn to_keys(keys: &[&str]) -> Asked {
     Asked {
         keys: keys.iter().map(|&key| key.to_owned()).collect(),
@@ -308,15 +327,7 @@ async fn an_outage_takes_nothing_away_and_its_end_is_noticed() {
     world.fail(true);
     // Another replica changes and deletes, and what is kept here is over.
     sleep(Duration::from_mins(20)).await;
-    let names: Vec<_> = world.fakes[0].state().into_keys().collect();
-    for name in names {
-        let place = crate::placement::Place {
-            backend: "a".into(),
-            name,
-        };
-        world.fakes[0].put(&place, "2");
-        world.hub.doubt(&place);
-    }
+    world.change_elsewhere();
     sleep(Duration::from_mins(1)).await;
     assert_eq!(
         client.values(),
@@ -333,8 +344,8 @@ async fn an_outage_takes_nothing_away_and_its_end_is_noticed() {
     assert!(!late.marks.progress().is_synced && late.marks.progress().is_stale);
     world.fail(false);
     for client in [&mut client, &mut late] {
-        client.shows("t_a", Some("2")).await;
-        client.shows("t_b", Some("2")).await;
+        client.shows("t_a", Some("acme elsewhere")).await;
+        client.shows("t_b", Some("acme elsewhere")).await;
         client.settle().await;
         assert_eq!(
             client.marks.progress(),
@@ -481,8 +492,7 @@ async fn newer_claims_compare_anew_and_newer_tokens_do_not() {
     let world = World::new().await;
     let mut client = world.watch("acme", to_keys(&["t_a"]));
     client.until(&Told::Synced(false)).await;
-    let reader = VerifiedTenant::for_tests("acme").reader().unwrap();
-    client.readers.send_replace(reader);
+    client.readers.send_replace(reader("acme"));
     client.settle().await;
     assert_eq!(client.told.len(), 2, "{:?}", client.told);
 }

@@ -25,7 +25,7 @@ static COMPONENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 pub(crate) struct Stores {
-    pub(crate) fuse: Arc<Fuse>,
+    pub(in crate::config::tests) fuse: Arc<Fuse>,
     catalog: Catalog,
     settings: Settings,
     engine: Engine,

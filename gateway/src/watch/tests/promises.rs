@@ -1,5 +1,6 @@
 //! Recorded histories of writers and watchers, and one validator a promise.
 
+use super::mutant::{Bug, KEYS};
 use super::*;
 
 /// Why a history breaks a promise.
@@ -87,19 +88,20 @@ async fn writer(world: Arc<World>, mut random: fastrand::Rng, steps: usize) {
 async fn watcher(
     world: Arc<World>,
     tenant: &'static str,
+    bug: Option<Bug>,
     mut random: fastrand::Rng,
     mut over: watch::Receiver<bool>,
 ) -> (Vec<Vec<Told>>, BTreeMap<String, String>, bool) {
     let by_name = random.bool();
     let asked = || {
-        if by_name {
-            to_keys(&["t_0", "t_1", "t_2", "t_3"])
-        } else {
-            to_prefix("t_")
-        }
+        if by_name { to_keys(&KEYS) } else { to_prefix("t_") }
     };
     let mut streams = Vec::new();
-    let mut client = world.watch(tenant, asked());
+    let watch = |known| match bug {
+        Some(bug) => world.watch_with_bug(bug, tenant, known),
+        None => world.watch(tenant, Asked { known, ..asked() }),
+    };
+    let mut client = watch(HashMap::new());
     loop {
         tokio::select! {
             _ = client.hear() => {}
@@ -110,11 +112,10 @@ async fn watcher(
             sleep(Duration::from_millis(random.u64(..3000))).await;
         }
         if random.u8(..16) == 0 {
-            let mut again = asked();
-            again.known = client.known();
+            let known = client.known();
             let held = std::mem::take(&mut client.held);
             streams.push(std::mem::take(&mut client.told));
-            client = world.watch(tenant, again);
+            client = watch(known);
             client.held = held;
         }
     }
@@ -124,7 +125,7 @@ async fn watcher(
     (streams, client.values(), is_synced)
 }
 
-async fn a_history(seed: u64) -> Result<usize, Broken> {
+async fn a_history(seed: u64, bug: Option<Bug>) -> Result<usize, Broken> {
     let mut random = fastrand::Rng::with_seed(seed);
     let ttl = [0, 1, 30][random.usize(..3)];
     let policy = CachePolicy {
@@ -143,14 +144,14 @@ async fn a_history(seed: u64) -> Result<usize, Broken> {
             let tenant = TENANTS[number % 2];
             (
                 tenant,
-                tokio::spawn(watcher(Arc::clone(&world), tenant, random.fork(), over.clone())),
+                tokio::spawn(watcher(Arc::clone(&world), tenant, bug, random.fork(), over.clone())),
             )
         })
         .collect();
     let writers: Vec<_> = (0..3)
         .map(|_| tokio::spawn(writer(Arc::clone(&world), random.fork(), 60)))
         .collect();
-    for _ in 0..3 {
+    while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
         sleep(Duration::from_millis(random.u64(..3000))).await;
         let fake = &world.fakes[random.usize(..3)];
         fake.fail(true);
@@ -160,6 +161,11 @@ async fn a_history(seed: u64) -> Result<usize, Broken> {
     for writer in writers {
         writer.await.unwrap();
     }
+    // Somebody else writes, and the news of it come while the store is away.
+    world.fakes[0].fail(true);
+    world.change_elsewhere();
+    sleep(Duration::from_secs(5)).await;
+    world.fakes[0].fail(false);
     end.send_replace(true);
     let mut told = 0;
     for (tenant, watcher) in watchers {
@@ -181,10 +187,39 @@ async fn a_history(seed: u64) -> Result<usize, Broken> {
 async fn histories_keep_the_promises() {
     let mut told = 0;
     for seed in 0..40 {
-        told += a_history(seed)
+        told += a_history(seed, None)
             .await
             .unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
     }
     println!("{told} messages");
     assert!(told > 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_bug_is_noticed_by_the_promise_that_it_breaks() {
+    for (bug, expected) in [
+        (Bug::LooksBeforeItWatches, "a watcher holds"),
+        (Bug::ForgetsWhatFailed, "a watcher holds"),
+        (Bug::RemovesWhatFailed, "a watcher holds"),
+        (Bug::AnswersOutOfOrder, "went from"),
+        (Bug::LosesMarks, "a watcher holds"),
+        (Bug::LooksAsAnother, "acme was told"),
+    ] {
+        let mut noticed = None;
+        for seed in 0..400 {
+            match a_history(seed, Some(bug)).await {
+                Err(broken) if broken.contains(expected) => {
+                    noticed = Some(seed);
+                    break;
+                }
+                _ => {}
+            }
+        }
+        println!("{bug:?}: seed {noticed:?}");
+        assert!(noticed.is_some(), "{bug:?} passed for a promise kept");
+    }
+    for seed in 0..10 {
+        let kept = a_history(seed, Some(Bug::None)).await;
+        assert!(kept.is_ok(), "seed {seed}: {kept:?}");
+    }
 }
