@@ -229,6 +229,14 @@ impl Cache {
         known
     }
 
+    /// What is kept of a place is not what stands, under its lock.
+    fn doubt_known(&self, place: &Place, known: &Known) {
+        match known.in_doubt() {
+            Some(known) => _ = self.keep(place, known),
+            None => self.forget(place),
+        }
+    }
+
     /// Nothing is kept of a place, under its lock.
     fn forget(&self, place: &Place) {
         if self.known.remove(place).is_some() {

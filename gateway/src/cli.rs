@@ -16,6 +16,7 @@ mod put;
 mod rollback;
 mod serve;
 mod token;
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Command {
     Delete(delete::Delete),
     /// List keys
     List(list::List),
+    /// Tell what stands, and then what changes
+    Watch(watch::Watch),
     /// List a key's earlier versions
     History(history::History),
     /// Write an earlier version's value again
@@ -93,6 +96,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Put(command) => client::block_on(command.run()),
         Command::Delete(command) => client::block_on(command.run()),
         Command::List(command) => client::block_on(command.run()),
+        Command::Watch(command) => client::block_on(command.run()),
         Command::History(command) => client::block_on(command.run()),
         Command::Rollback(command) => client::block_on(command.run()),
         Command::Explain(command) => client::block_on(command.run()),

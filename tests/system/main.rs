@@ -24,4 +24,5 @@ mod process;
 mod reads;
 mod strategies;
 mod watch;
+mod watch_command;
 mod writes;

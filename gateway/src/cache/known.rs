@@ -174,6 +174,11 @@ impl Known {
         }
     }
 
+    /// Of what stands.
+    pub(super) fn etag(&self) -> Option<Etag> {
+        Some(self.entry.as_ref()?.etag)
+    }
+
     /// The newest state that was ever seen here.
     pub(super) fn newest(&self) -> Option<Etag> {
         self.floor?.etag

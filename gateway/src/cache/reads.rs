@@ -373,12 +373,15 @@ impl Departure {
         let ticket = self.ticket.take()?;
         let may_keep = shard.at(&self.place).is_some_and(|fence| fence.end_read(ticket));
         shard.leave(&self.place);
-        let is_newest = before.is_none_or(|before| before.as_of <= began);
-        Some(if may_keep && is_newest {
-            self.cache.keep(&self.place, known)
-        } else {
-            Arc::new(known)
-        })
+        let is_newest = before.as_ref().is_none_or(|before| before.as_of <= began);
+        if may_keep && is_newest {
+            return Some(self.cache.keep(&self.place, known));
+        }
+        if let Some(before) = before.filter(|before| is_newest && before.etag() != known.etag()) {
+            // Who has seen this does not see what stood before it again.
+            self.cache.doubt_known(&self.place, &before);
+        }
+        Some(Arc::new(known))
     }
 
     fn land(mut self, landed: Landed) {

@@ -285,6 +285,22 @@ async fn what_was_seen_is_not_taken_back_by_a_store_that_is_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_seen_what_a_write_leaves_does_not_see_what_stood_before_it() {
+    let world = World::new();
+    world.write("1").await;
+    *world.store.pause.lock().unwrap() = Duration::from_secs(1);
+    for value in 2..30 {
+        let value = value.to_string();
+        let reads = async {
+            while text(world.read_as(Consistency::Latest).await.unwrap().found).as_ref() != Some(&value) {}
+            text(world.read_as(Consistency::Cached).await.unwrap().found)
+        };
+        let ((), seen) = tokio::join!(async { _ = world.write(&value).await }, reads);
+        assert_eq!(seen, Some(value));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_tenants_place_is_refused_also_where_it_is_kept() {
     let world = World::new();
     world.write("secret").await;

@@ -22,6 +22,8 @@ use tonic::{Request, Status};
 
 /// For a gateway that does not answer.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How often a connection is tried that says nothing, and how long the answer may take.
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// A little more than a gateway takes at most, unless told otherwise.
 const CALL: Duration = Duration::from_secs(15);
 
@@ -74,7 +76,13 @@ impl Gateway {
                 self.endpoint
             ))
         })?;
-        let endpoint = Endpoint::from(uri).connect_timeout(CONNECT).timeout(CALL);
+        let endpoint = Endpoint::from(uri)
+            .connect_timeout(CONNECT)
+            // Until an answer begins: a stream goes on.
+            .timeout(CALL)
+            .http2_keep_alive_interval(PING.0)
+            .keep_alive_timeout(PING.1)
+            .keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(|_| {
             Failure::Away(format!(
                 "no gateway answers at {}\n  fix: run `tagway serve`, or set TAGWAY_ENDPOINT",
