@@ -54,7 +54,7 @@ enum Command {
     Delete(delete::Delete),
     /// List keys
     List(list::List),
-    /// Tell what stands, and then what changes
+    /// Tell what stands under keys, and each change of it
     Watch(watch::Watch),
     /// List a key's earlier versions
     History(history::History),
@@ -96,7 +96,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Put(command) => client::block_on(command.run()),
         Command::Delete(command) => client::block_on(command.run()),
         Command::List(command) => client::block_on(command.run()),
-        Command::Watch(command) => client::block_on(command.run()),
+        Command::Watch(command) => client::block_on_two_threads(command.run()),
         Command::History(command) => client::block_on(command.run()),
         Command::Rollback(command) => client::block_on(command.run()),
         Command::Explain(command) => client::block_on(command.run()),

@@ -266,6 +266,12 @@ impl Gateway {
         !waited.expect("no panic under the lock").1.timed_out()
     }
 
+    /// The process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Memory that the process holds.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {

@@ -241,14 +241,3 @@ async fn page_tokens_and_etags_are_worthless_elsewhere() {
     });
     assert_eq!(why(written.await), (Code::Aborted, "CHANGED".to_owned()));
 }
-
-#[tokio::test]
-async fn what_is_not_built_says_so_and_nothing_else() {
-    let gateway = Gateway::start();
-    let [acme, ..] = three(&gateway.door()).await;
-    let mut grpc = acme.grpc.clone();
-    let unbuilt = (Code::Unimplemented, "UNIMPLEMENTED".to_owned());
-    let stream = tokio_stream::iter([v1::WatchConfigsRequest::default()]);
-    let watched = grpc.watch_configs(acme.request(stream)).await;
-    assert_eq!(why(watched.map(drop)), unbuilt);
-}

@@ -21,7 +21,7 @@ pub(crate) fn http(address: &str, path: &str) -> String {
 }
 
 /// Nobody listens any more; or hyper gave the request back, because the connection closed before it was sent.
-fn never_taken(status: &Status) -> bool {
+pub(crate) fn never_taken(status: &Status) -> bool {
     status.code() == Code::Unavailable
         || (status.code() == Code::Cancelled && status.message() == "operation was canceled")
 }

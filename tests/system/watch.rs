@@ -1,17 +1,22 @@
 //! `WatchConfigs`: what a client is sent, and what becomes of its stream.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tagway_proto::v1;
 use tagway_proto::v1::watch_configs_request::{Kind as Asking, Subscribe};
 use tagway_proto::v1::watch_configs_response::Kind;
+use tagway_servers::Ministack;
 use tagway_tests::client::{put, refused, why};
-use tagway_tests::gateway::Gateway;
+use tagway_tests::gateway::{Gateway, settings_over_dynamodb};
 use tagway_tests::issuer::{Key, claims, key_set};
 use tagway_tests::watcher::{Watcher, to_keys, to_prefix};
+use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::Code;
+
+use crate::process::never_taken;
 
 const A: &str = "tenant_config_a";
 const B: &str = "tenant_config_b";
@@ -482,4 +487,111 @@ async fn a_tenant_with_nothing_and_words_that_say_nothing() {
     client.put_with(put(A, "1")).await.unwrap();
     watcher.shows("all", A, Some("1")).await;
     assert!(gateway.logs("cannot parse it"), "{}", gateway.log());
+}
+
+/// Nothing is kept near, so that a gateway sees what another wrote.
+const NOTHING_NEAR: &str = "[cache]\nttl = \"0s\"\nstale = \"0s\"\nnegative = \"0s\"\n";
+
+#[tokio::test]
+async fn gateways_restart_in_turn_and_nobody_misses_anything() {
+    let ministack = Ministack::start();
+    let first = Gateway::start_over_dynamodb(ministack.endpoint(), NOTHING_NEAR);
+    let settings = settings_over_dynamodb("file:keys.json", ministack.endpoint(), NOTHING_NEAR);
+    let start = |key: &Arc<Key>| {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("keys.json"), key_set(&[key]).to_string()).unwrap();
+        Gateway::start_in(Arc::new(folder), Arc::clone(key), &settings)
+    };
+    let key = Arc::clone(&first.key);
+    let (serving, mut serves) = tokio::sync::watch::channel(first.door());
+    let mut current = first;
+    // Writes wherever is served, and takes no refusal.
+    let writer = tokio::spawn({
+        let mut serves = serving.subscribe();
+        async move {
+            let door = serves.borrow_and_update().clone();
+            let mut client = door.client("acme").await;
+            let mut written = 0;
+            while serves.has_changed().is_ok() {
+                if serves.has_changed().unwrap() {
+                    let door = serves.borrow_and_update().clone();
+                    client = door.client("acme").await;
+                }
+                let (key, value) = (format!("tenant_config_{}", written % 20), written.to_string());
+                match client.put(&key, &value).await {
+                    Ok(_) => written += 1,
+                    Err(status) if never_taken(&status) => tokio::task::yield_now().await,
+                    Err(status) => panic!("{status:?}"),
+                }
+            }
+            written
+        }
+    });
+    let mut watcher = Watcher::of(&current.client("acme").await, to_prefix("p", "tenant_config_")).await;
+    for _ in 0..3 {
+        let next = start(&key);
+        serving.send_replace(next.door());
+        current.signal("TERM");
+        watcher.until(|_, kind| matches!(kind, Kind::Closing(_))).await;
+        let mut again = Watcher::open(&next.client("acme").await).await.unwrap();
+        again.subscribe(Subscribe {
+            known_etags: watcher.known("p"),
+            ..to_prefix("p", "tenant_config_")
+        });
+        again.held = std::mem::take(&mut watcher.held);
+        again.synced("p").await;
+        watcher = again;
+        let mut gone = std::mem::replace(&mut current, next);
+        let status = tokio::task::spawn_blocking(move || gone.wait()).await.unwrap();
+        assert!(status.success());
+        // A while of ordinary life.
+        watcher
+            .until(|_, kind| matches!(kind, Kind::Put(config) if config.key == "tenant_config_7"))
+            .await;
+    }
+    serves.borrow_and_update();
+    drop((serving, serves));
+    let written = writer.await.unwrap();
+    assert!(written > 20, "{written} written");
+    let client = current.client("acme").await;
+    let last = format!("tenant_config_{}", (written - 1) % 20);
+    watcher.shows("p", &last, Some(&(written - 1).to_string())).await;
+    let held: Vec<_> = watcher.held.values().cloned().collect();
+    assert_eq!(held, client.list("tenant_config_", 0).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_thousand_clients_that_come_back_at_once_are_all_served() {
+    let gateway = Gateway::start();
+    let client = gateway.client("acme").await;
+    for i in 0..10 {
+        client.put(&format!("tenant_config_{i}"), "1").await.unwrap();
+    }
+    let known = Watcher::of(&client, to_prefix("p", "tenant_config_")).await.known("p");
+    client.put("tenant_config_3", "2").await.unwrap();
+    let mut coming = Vec::new();
+    for _ in 0..20 {
+        let connection = gateway.client("acme").await;
+        for _ in 0..50 {
+            let (connection, known) = (connection.clone(), known.clone());
+            coming.push(tokio::spawn(async move {
+                let mut watcher = Watcher::open(&connection).await.unwrap();
+                watcher.subscribe(Subscribe {
+                    known_etags: known,
+                    ..to_prefix("p", "tenant_config_")
+                });
+                (watcher.synced("p").await.len(), watcher)
+            }));
+        }
+    }
+    let mut watchers = Vec::new();
+    for coming in coming {
+        let (sent, watcher) = coming.await.unwrap();
+        assert_eq!(sent, 1, "what differs, and nothing else");
+        watchers.push(watcher);
+    }
+    client.put("tenant_config_5", "3").await.unwrap();
+    for mut watcher in watchers {
+        watcher.shows("p", "tenant_config_5", Some("3")).await;
+    }
 }

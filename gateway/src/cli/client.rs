@@ -22,10 +22,12 @@ use tonic::{Request, Status};
 
 /// For a gateway that does not answer.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How often a connection is tried that says nothing, and how long the answer may take.
-const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// A little more than a gateway takes at most, unless told otherwise.
-const CALL: Duration = Duration::from_secs(15);
+pub(super) const CALL: Duration = Duration::from_secs(15);
+/// Between two pings on a connection that lasts.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// For the answer to one.
+const PONG: Duration = Duration::from_secs(10);
 
 /// Where the gateway is, and who calls.
 #[derive(Args)]
@@ -68,6 +70,17 @@ pub(super) type Client = ConfigServiceClient<InterceptedService<Channel, Credent
 impl Gateway {
     /// A client that says who it is with every call.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        self.connect_by(self.address()?.timeout(CALL)).await
+    }
+
+    /// One whose calls may last: nothing cuts them, and a gateway that is gone without a word is noticed.
+    pub(super) async fn connect_to_watch(&self) -> Result<Client, Failure> {
+        let endpoint = self.address()?.http2_keep_alive_interval(KEEPALIVE);
+        let endpoint = endpoint.keep_alive_timeout(PONG).keep_alive_while_idle(true);
+        self.connect_by(endpoint).await
+    }
+
+    fn address(&self) -> Result<Endpoint, Failure> {
         let plain = |uri: &Uri| uri.scheme_str() == Some("http") && uri.host().is_some() && uri.path() == "/";
         let uri = self.endpoint.parse::<Uri>().ok().filter(plain).ok_or_else(|| {
             // https would have to be kept, and is not built yet.
@@ -76,13 +89,10 @@ impl Gateway {
                 self.endpoint
             ))
         })?;
-        let endpoint = Endpoint::from(uri)
-            .connect_timeout(CONNECT)
-            // Until an answer begins: a stream goes on.
-            .timeout(CALL)
-            .http2_keep_alive_interval(PING.0)
-            .keep_alive_timeout(PING.1)
-            .keep_alive_while_idle(true);
+        Ok(Endpoint::from(uri).connect_timeout(CONNECT))
+    }
+
+    async fn connect_by(&self, endpoint: Endpoint) -> Result<Client, Failure> {
         let channel = endpoint.connect().await.map_err(|_| {
             Failure::Away(format!(
                 "no gateway answers at {}\n  fix: run `tagway serve`, or set TAGWAY_ENDPOINT",
@@ -251,16 +261,21 @@ pub(super) fn print(object: Map<String, Value>) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{}", Value::Object(object))?)
 }
 
+/// When it was written, for people: to the second, for the rest is noise to them.
+pub(super) fn time(config: &v1::Config) -> String {
+    let mut time = config.update_time.map(|time| time.to_string()).unwrap_or_default();
+    time.truncate(19);
+    time
+}
+
 /// A configuration without its value, as a line for people.
 pub(super) fn print_line(config: &v1::Config) -> Result<(), Failure> {
-    let time = config.update_time.map(|time| time.to_string()).unwrap_or_default();
-    // To the second: the rest is noise to a person.
-    let time = time.get(..19).unwrap_or(&time);
     Ok(writeln!(
         io::stdout(),
-        "{:<48} v{:<5} {time} {}",
+        "{:<48} v{:<5} {} {}",
         config.key,
         config.version,
+        time(config),
         config.updated_by
     )?)
 }
@@ -276,6 +291,16 @@ pub(super) fn progress(bytes: Option<u64>) -> ProgressBar {
 /// Runs a command that waits for answers.
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(command)
+}
+
+/// The same for a command that does not give way while it prints or runs something: what keeps its connection alive has
+/// a thread of its own.
+pub(super) fn block_on_two_threads<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()?
         .block_on(command)

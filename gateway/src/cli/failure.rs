@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tagway::app::StartError;
 use tagway::settings::SettingsError;
@@ -27,6 +28,28 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn is_silent(&self) -> bool {
         matches!(self, Self::Unread)
+    }
+
+    /// Whether the same may go well later, and the least to wait for that.
+    pub(crate) fn retry_delay(&self) -> Option<Duration> {
+        match self {
+            Self::Away(_) => Some(Duration::ZERO),
+            Self::Refused(status) => match status.code() {
+                Code::Unauthenticated
+                | Code::PermissionDenied
+                | Code::InvalidArgument
+                | Code::NotFound
+                // An older gateway, and a value that is too large for us: both stay so.
+                | Code::Unimplemented
+                | Code::OutOfRange => None,
+                _ => {
+                    let details = status.get_error_details();
+                    let told = details.retry_info().and_then(|info| info.retry_delay);
+                    Some(told.unwrap_or_default())
+                }
+            },
+            Self::Usage(_) | Self::Failed(_) | Self::Unread => None,
+        }
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -61,7 +84,7 @@ impl fmt::Display for Failure {
                     write!(f, " ({reason})")?;
                 }
                 match reason {
-                    "TOKEN_MISSING" | "TOKEN_CLAIM" | "TOKEN_SIGNATURE" | "TOKEN_MALFORMED" => {
+                    "TOKEN_MISSING" | "TOKEN_CLAIM" | "TOKEN_SIGNATURE" | "TOKEN_MALFORMED" | "TOKEN_OVER" => {
                         f.write_str("\n  fix: set TAGWAY_TOKEN; in development: tagway token --tenant acme")
                     }
                     "PERMISSION_MISSING" => f.write_str("\n  fix: a token with that permission"),

@@ -56,7 +56,7 @@ impl Configs {
                 break;
             }
             for (backend, sought) in asked {
-                self.look(reader, backend, sought, bytes).await;
+                self.ask(reader, backend, sought, bytes).await;
             }
         }
         let mut together = 0;
@@ -78,7 +78,7 @@ impl Configs {
     }
 
     /// Asks one store for all that is sought there.
-    async fn look(&self, reader: &Reader, backend: &str, sought: Vec<&mut Sought<'_>>, bytes: usize) {
+    async fn ask(&self, reader: &Reader, backend: &str, sought: Vec<&mut Sought<'_>>, bytes: usize) {
         let backend = match self.backend(backend) {
             Ok(backend) => backend,
             Err(error) => {

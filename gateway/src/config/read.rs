@@ -118,6 +118,21 @@ impl Configs {
         })
     }
 
+    /// What stands at `key`, if anything does.
+    pub async fn look(
+        &self,
+        reader: &Reader,
+        key: &str,
+        context: &Context,
+        consistency: Consistency,
+    ) -> Result<Read<Option<Config>>, ConfigError> {
+        let snapshot = self.registry.current();
+        let Keyed { key, placed } = Self::place(&snapshot, reader, key, Operation::Read, context, Scope::Own).await?;
+        let (found, freshness) = self.seek(reader, &placed, consistency).await?;
+        let found = found.map(|(layer, entry)| Config::new(&key, layer.origin, layer.place, entry));
+        Ok(Read { found, freshness })
+    }
+
     /// The first place that holds the key, and what it holds.
     pub(super) async fn find<'p>(
         &self,
@@ -125,24 +140,37 @@ impl Configs {
         placed: &'p Placed,
         consistency: Consistency,
     ) -> Result<Option<Found<'p>>, ConfigError> {
+        let (found, freshness) = self.seek(tenant, placed, consistency).await?;
+        Ok(found.map(|(Layer { origin, place, .. }, entry)| Found {
+            origin,
+            place,
+            entry,
+            freshness,
+        }))
+    }
+
+    /// The same, and how true it is that there is that, or nothing.
+    async fn seek<'p>(
+        &self,
+        tenant: &VerifiedTenant,
+        placed: &'p Placed,
+        consistency: Consistency,
+    ) -> Result<(Option<(Layer<'p>, Entry)>, Freshness), ConfigError> {
         let mut layers = Layers::new(placed, consistency);
         while let Some(look) = layers.next() {
-            let Layer { origin, place, policy } = look.layer;
+            let Layer { place, policy, .. } = look.layer;
             let backend = self.backend(&place.backend)?;
             let policy = self.cache.policy(policy);
             let read = self.cache.read(tenant, backend, place, policy, look.consistency);
             let read = read.await?;
             let freshness = layers.looked(look, read.freshness);
             if let Some(entry) = read.found {
-                return Ok(Some(Found {
-                    origin,
-                    place,
-                    entry,
-                    freshness,
-                }));
+                return Ok((Some((look.layer, entry)), freshness));
             }
         }
-        Ok(None)
+        // A decision has a home, and that was looked at.
+        let freshness = layers.freshness().ok_or(ConfigError::NotFound)?;
+        Ok((None, freshness))
     }
 
     /// What the key was in an earlier version, in the place that answers now.

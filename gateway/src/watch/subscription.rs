@@ -157,10 +157,10 @@ impl<T: From<News>> Subscription<T> {
         let generation = *generations.borrow_and_update();
         self.marks.begin();
         let mut reader = self.reader.borrow_and_update().clone();
-        let Some(_registration) = self.register(&reader).await? else {
+        let Some(_registration) = Box::pin(self.register(&reader)).await? else {
             return Ok(());
         };
-        self.forget_what_is_not_covered().await;
+        Box::pin(self.forget_what_is_not_covered()).await;
         let mut work = self.work();
         loop {
             if !self.is_same_reader(&mut reader) || *generations.borrow() != generation {
@@ -174,8 +174,9 @@ impl<T: From<News>> Subscription<T> {
                 work.look_at(key, since);
             }
             match work.next() {
-                Next::Look(keys) => self.look(&reader, keys, &mut work).await?,
-                Next::List(prefix) => self.list(&reader, &prefix, &mut work).await?,
+                // Apart, for most of the time a subscription waits, and then takes no room for what it does not do.
+                Next::Look(keys) => Box::pin(self.look(&reader, keys, &mut work)).await?,
+                Next::List(prefix) => Box::pin(self.list(&reader, &prefix, &mut work)).await?,
                 Next::Wait => {
                     work.rests();
                     self.marks.looked(work.is_stale());
@@ -285,8 +286,12 @@ impl<T: From<News>> Subscription<T> {
             .iter()
             .map(|(key, since)| (&**key, Consistency::Since(*since)))
             .collect();
-        let answers = self.configs.batch(reader, &asked, &self.asked.context, TOGETHER_BYTES);
-        let answers = answers.await;
+        let context = &self.asked.context;
+        let answers = match asked[..] {
+            // As most changes come.
+            [(key, consistency)] => vec![self.configs.look(reader, key, context, consistency).await],
+            _ => self.configs.batch(reader, &asked, context, TOGETHER_BYTES).await,
+        };
         for ((key, since), answer) in keys.into_iter().zip(answers) {
             match answer {
                 Ok(Read { found, freshness }) => self.found(&key, found, freshness, work).await,

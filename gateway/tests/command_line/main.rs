@@ -187,6 +187,7 @@ fn tokens_need_a_gateway_that_was_here() {
         &["put", "k"],
         &["get"],
         &["put", "k", "v", "--if-absent", "--if-match", "e"],
+        &["watch"],
         &["nosuch"],
     ] {
         let (code, _, err) = run(folder.path(), arguments);
@@ -200,7 +201,13 @@ fn nobody_there_is_an_exit_code_of_its_own() {
     // A port that is taken by nobody who listens: bound, and not listening.
     let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", held.local_addr().unwrap());
-    for arguments in [&["get", "k"][..], &["put", "k", "v"], &["delete", "k"], &["list"]] {
+    for arguments in [
+        &["get", "k"][..],
+        &["put", "k", "v"],
+        &["delete", "k"],
+        &["list"],
+        &["watch", "k"],
+    ] {
         let (code, out, err) = read(&tagway(folder.path(), arguments, &[("TAGWAY_ENDPOINT", &endpoint)]));
         assert_eq!((code, out.as_str()), (6, ""));
         assert!(err.contains("no gateway answers at http://127.0.0.1:"), "{err}");
@@ -224,7 +231,7 @@ fn help_shows_an_example_of_every_command() {
     let (code, out, _) = run(folder.path(), &["--help"]);
     assert!(code == 0 && out.contains("Exit codes: "));
     for command in [
-        "serve", "check", "token", "get", "put", "delete", "list", "history", "rollback", "explain",
+        "serve", "check", "token", "get", "put", "delete", "list", "history", "rollback", "explain", "watch",
     ] {
         let (code, out, _) = run(folder.path(), &[command, "--help"]);
         assert!(

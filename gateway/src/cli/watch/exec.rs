@@ -1,62 +1,40 @@
-//! A change, handed to a command.
+//! The command that is run for each change.
 
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::process::{Command, Stdio};
+use std::thread;
 
-use tagway_proto::v1;
-use tagway_proto::v1::watch_configs_response::Removed;
+use super::Change;
 
-/// What happened to a key.
-pub(super) struct Event {
-    name: &'static str,
-    pub(super) key: String,
-    pub(super) etag: String,
-    version: u64,
-    value: bytes::Bytes,
-}
-
-impl Event {
-    pub(super) fn put(config: v1::Config) -> Self {
-        Self {
-            name: "put",
-            key: config.key,
-            etag: config.etag,
-            version: config.version,
-            value: config.value,
-        }
+/// Runs it to its end. An error says in a few words how it failed.
+pub(super) fn run(command: &str, change: &Change) -> Result<(), String> {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", command])
+        // It needs the value, and not what reads all others.
+        .env_remove("TAGWAY_TOKEN")
+        .env_remove("TAGWAY_VERSION")
+        .env("TAGWAY_EVENT", change.event())
+        .env("TAGWAY_KEY", change.key())
+        .env("TAGWAY_ETAG", change.etag())
+        .stdin(Stdio::piped())
+        // Stdout is for what is told.
+        .stdout(io::stderr());
+    if let Change::Put(config) = change {
+        shell.env("TAGWAY_VERSION", config.version.to_string());
     }
-
-    pub(super) fn removed(removed: Removed) -> Self {
-        Self {
-            name: "removed",
-            key: removed.key,
-            etag: removed.etag,
-            version: 0,
-            value: bytes::Bytes::new(),
-        }
+    let cannot = |error: io::Error| format!("sh: {error}");
+    let mut child = shell.spawn().map_err(cannot)?;
+    if let (Some(mut stdin), Change::Put(config)) = (child.stdin.take(), change) {
+        let value = config.value.clone();
+        // Beside it, and for as long as it likes: who does not read it keeps nothing waiting.
+        let write = move || _ = stdin.write_all(&value);
+        thread::Builder::new().spawn(write).map_err(cannot)?;
     }
-
-    /// Runs it to its end. An error says how it failed.
-    pub(super) fn run(&self, command: &str) -> Result<(), String> {
-        let mut child = Command::new("sh")
-            .args(["-c", command])
-            .env("TAGWAY_EVENT", self.name)
-            .env("TAGWAY_KEY", &self.key)
-            .env("TAGWAY_ETAG", &self.etag)
-            .env("TAGWAY_VERSION", self.version.to_string())
-            // It has no need of the secret.
-            .env_remove("TAGWAY_TOKEN")
-            .stdin(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("sh: {error}"))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A command may end without having read it.
-            _ = stdin.write_all(&self.value);
-        }
-        match child.wait() {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(status.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+    let status = child.wait().map_err(cannot)?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) => Err(format!("exit status {code}")),
+        None => Err(status.to_string()),
     }
 }
