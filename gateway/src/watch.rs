@@ -9,6 +9,7 @@ mod marks;
 mod metrics;
 mod outbox;
 mod subscription;
+mod work;
 
 use std::sync::Arc;
 

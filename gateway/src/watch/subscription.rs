@@ -5,7 +5,7 @@
 //! where it may be, with everybody else's. What differs from what the client holds is sent; what cannot be had is tried
 //! again, and what the client holds stays good.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use super::hub::{Hub, Registration};
 use super::marks::Marks;
 use super::outbox::Outbox;
+use super::work::{Next, Work};
 use super::{News, Update};
 use crate::backend::BackendError;
 use crate::cache::{Consistency, Freshness, Read, Source};
@@ -25,10 +26,10 @@ use crate::key::{Etag, KeyPrefix};
 use crate::strategy::{Context, DecideError};
 
 /// Keys that are looked at together, and the bytes of their values.
-const TOGETHER: usize = 100;
+pub(super) const TOGETHER: usize = 100;
 const TOGETHER_BYTES: usize = 512 << 10;
 /// Between two tries of what cannot be had: the first pause, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// A key that a store tells an older state of than the client holds is that old if it says so for longer. As long as the cache
 /// does not believe it.
 const BEHIND: Duration = Duration::from_secs(30);
@@ -71,36 +72,6 @@ struct Held {
     etag: Option<Etag>,
     /// Since when a store has been telling of an older one.
     behind_since: Option<Instant>,
-}
-
-/// What is to be looked at, before all is compared anew.
-struct Work {
-    began: Instant,
-    /// In the order in which it came.
-    queue: VecDeque<Arc<str>>,
-    /// Each that is in the queue, as of then or later.
-    since: HashMap<Arc<str>, Instant>,
-    /// What has to be answered before the client has all that stood.
-    owed: HashSet<Arc<str>>,
-    /// What could not be had.
-    failed: HashSet<Arc<str>>,
-    /// Held keys that no page has named yet.
-    unlisted: HashSet<Arc<str>>,
-    /// The prefixes that are yet to be listed, and where the first of them is.
-    prefixes: VecDeque<KeyPrefix>,
-    page_token: String,
-    /// The list cannot go on before that.
-    list_after: Option<Instant>,
-    retry_at: Option<Instant>,
-    pauses: Box<dyn Iterator<Item = Duration> + Send>,
-    is_synced: bool,
-}
-
-/// How it goes on.
-enum Next {
-    Look(Vec<(Arc<str>, Instant)>),
-    List(KeyPrefix),
-    Wait,
 }
 
 impl<T: From<News>> Subscription<T> {
@@ -249,30 +220,12 @@ impl<T: From<News>> Subscription<T> {
     }
 
     fn work(&self) -> Work {
-        let began = Instant::now();
-        let mut work = Work {
-            began,
-            queue: VecDeque::new(),
-            since: HashMap::new(),
-            owed: HashSet::new(),
-            failed: HashSet::new(),
-            unlisted: self
-                .held
-                .keys()
-                .filter(|key| !self.named.contains(*key))
-                .cloned()
-                .collect(),
-            prefixes: self.asked.prefixes.iter().cloned().collect(),
-            page_token: String::new(),
-            list_after: None,
-            retry_at: None,
-            pauses: Box::new(backoff(PAUSES)),
-            is_synced: false,
-        };
-        for key in &self.named {
-            work.owe(Arc::clone(key));
-        }
-        work
+        let unnamed = self.held.keys().filter(|key| !self.named.contains(*key));
+        Work::new(
+            self.asked.prefixes.iter().cloned(),
+            self.named.iter().cloned(),
+            unnamed.cloned(),
+        )
     }
 
     /// Reads these keys, and sends what differs.
@@ -320,7 +273,7 @@ impl<T: From<News>> Subscription<T> {
         let request = ListRequest {
             prefix,
             page_size: TOGETHER,
-            page_token: &work.page_token,
+            page_token: work.page_token(),
             keys_only: self.asked.keys_only,
             bytes: TOGETHER_BYTES,
             context: &self.asked.context,
@@ -336,7 +289,7 @@ impl<T: From<News>> Subscription<T> {
             }
             // It took an hour to here: once more from its beginning, where what is held costs little.
             Err(ConfigError::PageToken) => {
-                work.page_token = String::new();
+                work.list_again();
                 Ok(())
             }
             Err(error) if self.may_pass(&error) => {
@@ -377,7 +330,7 @@ impl<T: From<News>> Subscription<T> {
                 self.held.insert(Arc::clone(key), held);
             }
             (None, held) => {
-                if held.is_some() || work.owed.contains(key) {
+                if held.is_some() || work.owes(key) {
                     self.remove(key).await;
                 }
             }
@@ -427,103 +380,6 @@ impl Held {
         }
         let now = Instant::now();
         now.saturating_duration_since(*self.behind_since.get_or_insert(now)) < BEHIND
-    }
-}
-
-impl Work {
-    fn look_at(&mut self, key: Arc<str>, since: Instant) {
-        if let Some(before) = self.since.get_mut(&key) {
-            *before = since.max(*before);
-        } else {
-            self.since.insert(Arc::clone(&key), since);
-            self.queue.push_back(key);
-        }
-    }
-
-    /// The client does not have all before it has an answer for that.
-    fn owe(&mut self, key: Arc<str>) {
-        self.owed.insert(Arc::clone(&key));
-        let began = self.began;
-        self.look_at(key, began);
-    }
-
-    fn answered(&mut self, key: &Arc<str>) {
-        self.owed.remove(key);
-        self.unlisted.remove(key);
-        self.failed.remove(key);
-    }
-
-    /// Everything was looked at; and what could be had.
-    fn rests(&mut self) {
-        if !self.is_stale() {
-            self.retry_at = None;
-            self.pauses = Box::new(backoff(PAUSES));
-        }
-    }
-
-    fn failed(&mut self, key: Arc<str>) {
-        self.failed.insert(key);
-        self.pause();
-    }
-
-    fn list_failed(&mut self) {
-        let at = self.pause();
-        self.list_after = Some(at);
-    }
-
-    fn pause(&mut self) -> Instant {
-        let next = self.pauses.next().unwrap_or(PAUSES.1);
-        *self.retry_at.get_or_insert_with(|| Instant::now() + next)
-    }
-
-    fn listed(&mut self, next_page_token: String) {
-        self.list_after = None;
-        self.page_token = next_page_token;
-        if self.page_token.is_empty() {
-            self.prefixes.pop_front();
-        }
-        if self.prefixes.is_empty() {
-            // What no page named stands no more, or moved from where the list was yet to come to where it had been.
-            for key in std::mem::take(&mut self.unlisted) {
-                self.owe(key);
-            }
-        }
-    }
-
-    fn next(&mut self) -> Next {
-        if !self.queue.is_empty() {
-            let together = self.queue.len().min(TOGETHER);
-            let keys = self.queue.drain(..together);
-            let since = &mut self.since;
-            // Each in the queue has its time.
-            return Next::Look(keys.filter_map(|key| since.remove_entry(&key)).collect());
-        }
-        match self.prefixes.front() {
-            Some(prefix) if self.list_after.is_none() => Next::List(prefix.clone()),
-            _ => Next::Wait,
-        }
-    }
-
-    fn is_whole(&self) -> bool {
-        self.prefixes.is_empty() && self.owed.is_empty()
-    }
-
-    fn is_stale(&self) -> bool {
-        !self.failed.is_empty() || self.list_after.is_some()
-    }
-
-    fn due(&self) -> Option<Instant> {
-        self.retry_at
-    }
-
-    /// What could not be had is looked at once more.
-    fn retry(&mut self) {
-        self.retry_at = None;
-        self.list_after = None;
-        let now = Instant::now();
-        for key in std::mem::take(&mut self.failed) {
-            self.look_at(key, now);
-        }
     }
 }
 
