@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Values are shared, not copied, from the store's answer to the socket.
         .bytes(".tagway.v1.Config.value")
         .bytes(".tagway.v1.PutConfigRequest.value")
+        .codec_path("crate::codec::LeanCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! What services, watchers and platform teams call. The comments in `tagway/v1/*.proto` are the specification; they
 //! reappear here on the generated types.
 
+mod codec;
+
 /// Package `tagway.v1`.
 #[allow(
     missing_docs,

@@ -1,6 +1,6 @@
 //! Who is concerned by a change. It knows places and ranges, and of each the subscriptions that look there.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -36,11 +36,12 @@ pub struct Hub {
     registered: AtomicU64,
 }
 
+/// All of them in the order in which they came: those of one connection are told together, and share their way to it.
 #[derive(Default)]
 struct Interests {
-    places: HashMap<Place, HashMap<u64, Watched>>,
-    ranges: HashMap<PlaceRange, HashMap<u64, Swept>>,
-    everyone: HashMap<u64, Arc<Marks>>,
+    places: HashMap<Place, BTreeMap<u64, Watched>>,
+    ranges: HashMap<PlaceRange, BTreeMap<u64, Swept>>,
+    everyone: BTreeMap<u64, Arc<Marks>>,
 }
 
 /// A key that is watched by its name.
@@ -167,13 +168,13 @@ impl Hub {
     fn tell(&self, place: &Place, since: Instant) -> bool {
         let interests = self.interests.read().unwrap_or_else(PoisonError::into_inner);
         let by_name = interests.places.get(place);
-        for Watched { key, marks } in by_name.into_iter().flat_map(HashMap::values) {
+        for Watched { key, marks } in by_name.into_iter().flat_map(BTreeMap::values) {
             marks.mark(key, since);
         }
         let by_range = interests.ranges.get(&place.range());
         let name = place.name.name().as_str();
         let mut key: Option<Arc<str>> = None;
-        for Swept { beginnings, marks } in by_range.into_iter().flat_map(HashMap::values) {
+        for Swept { beginnings, marks } in by_range.into_iter().flat_map(BTreeMap::values) {
             if beginnings.iter().any(|beginning| name.starts_with(&**beginning)) {
                 let key = key.get_or_insert_with(|| place.name.key().into());
                 marks.mark(key, since);
