@@ -46,6 +46,8 @@ pub enum Consistency {
     Cached,
     /// As the policy allows, but for what is past its time; or whatever its time, if the store was asked then or later.
     Since(Instant),
+    /// The store was asked then, or later.
+    After(Instant),
     /// The store is asked.
     Latest,
 }
@@ -185,14 +187,22 @@ impl Cache {
             return since.entry.clone();
         }
         let lags = backend.capabilities().reads_lag;
-        match Known::heard(Some(entry.clone()), as_of, before.as_deref(), lags) {
-            Verdict::Holds(known) if has_value && shard.knows_of_no_change_since(place, as_of) => {
-                self.keep(place, known);
-                Some(entry)
-            }
-            Verdict::Holds(_) | Verdict::Doubtful(_) => Some(entry),
-            Verdict::Behind => before?.entry.clone(),
+        let heard = match Known::heard(Some(entry.clone()), as_of, before.as_deref(), lags) {
+            Verdict::Holds(known) if has_value && shard.knows_of_no_change_since(place, as_of) => Some(known),
+            Verdict::Holds(_) | Verdict::Doubtful(_) => None,
+            Verdict::Behind => return before?.entry.clone(),
+        };
+        // Who has seen this does not see what stood before it again, nor waits for who may have.
+        let is_news = before.as_ref().and_then(|before| before.etag()) != Some(entry.etag);
+        if let Some(fence) = shard.at(place).filter(|_| is_news) {
+            fence.doubt();
         }
+        match (heard, before) {
+            (Some(known), _) => _ = self.keep(place, known),
+            (None, Some(before)) if is_news => self.doubt_known(place, &before),
+            (None, _) => {}
+        }
+        Some(entry)
     }
 
     /// In the API's words: what is known of a place, for a reader with that policy.

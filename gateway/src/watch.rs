@@ -18,7 +18,7 @@ use crate::config::Config;
 pub use hub::Hub;
 pub use marks::{Marks, Progress};
 pub use metrics::{Counted, WatchMetrics};
-pub use outbox::{Outbox, Outgoing, Room, outbox};
+pub use outbox::{Outbox, Outgoing, Reserve, Room, outbox};
 pub use subscription::{Asked, Subscription};
 
 /// Something of a subscription.

@@ -24,5 +24,6 @@ mod process;
 mod reads;
 mod strategies;
 mod watch;
+mod watch_clients;
 mod watch_command;
 mod writes;

@@ -9,7 +9,7 @@ use tagway_proto::v1::watch_configs_request::{Kind as Asking, Subscribe};
 use tagway_proto::v1::watch_configs_response::Kind;
 use tagway_servers::Ministack;
 use tagway_tests::client::{put, refused, why};
-use tagway_tests::gateway::{Gateway, settings_over_dynamodb};
+use tagway_tests::gateway::{Gateway, settings, settings_over_dynamodb};
 use tagway_tests::issuer::{Key, claims, key_set};
 use tagway_tests::watcher::{Watcher, to_keys, to_prefix};
 use tempfile::TempDir;
@@ -395,42 +395,6 @@ async fn a_gateway_that_goes_tells_its_watchers() {
 }
 
 #[tokio::test]
-async fn who_never_reads_costs_little_and_nobody_else() {
-    let gateway = Gateway::start();
-    let client = gateway.client("acme").await;
-    // Each on a connection of its own, for what is not read there fills that.
-    let mut silent = Vec::new();
-    for _ in 0..10 {
-        let watcher = Watcher::open(&gateway.client("acme").await).await.unwrap();
-        watcher.subscribe(to_prefix("p", "tenant_config_"));
-        silent.push(watcher);
-    }
-    let mut reading = Watcher::of(&client, to_prefix("p", "tenant_config_")).await;
-    let large = "x".repeat(100_000);
-    for i in 0..50 {
-        client.put(&format!("tenant_config_{}", i % 10), &large).await.unwrap();
-    }
-    let before = gateway.resident_bytes();
-    for i in 0..1000 {
-        let value = format!("{i} {large}");
-        client.put(&format!("tenant_config_{}", i % 10), &value).await.unwrap();
-    }
-    let last = format!("999 {large}");
-    reading.shows("p", "tenant_config_9", Some(&last)).await;
-    let after = gateway.resident_bytes();
-    println!(
-        "RSS {} MiB before 100 MB of changes, {} MiB after",
-        before >> 20,
-        after >> 20
-    );
-    assert!(after < before + (100 << 20), "{before} bytes before, {after} after");
-    // Who reads again has what stands: some states were skipped, the last is not.
-    for mut watcher in silent {
-        watcher.shows("p", "tenant_config_9", Some(&last)).await;
-    }
-}
-
-#[tokio::test]
 async fn a_prefix_of_ten_thousand_keys_syncs_and_says_what_is_gone() {
     let gateway = Gateway::start();
     let client = gateway.client("acme").await;
@@ -561,37 +525,27 @@ async fn gateways_restart_in_turn_and_nobody_misses_anything() {
 }
 
 #[tokio::test]
-async fn a_thousand_clients_that_come_back_at_once_are_all_served() {
-    let gateway = Gateway::start();
+async fn who_was_to_go_because_of_its_age_goes_sooner_if_the_gateway_does() {
+    let key = Key::ed("first");
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).unwrap();
+    let settings = settings("file:keys.json", "").replace(
+        "[server]",
+        "[server]\nmax_connection_age = \"500ms\"\nmax_connection_grace = \"1h\"\ndrain = \"6s\"",
+    );
+    let mut gateway = Gateway::start_in(Arc::new(folder), Arc::new(key), &settings);
     let client = gateway.client("acme").await;
-    for i in 0..10 {
-        client.put(&format!("tenant_config_{i}"), "1").await.unwrap();
-    }
-    let known = Watcher::of(&client, to_prefix("p", "tenant_config_")).await.known("p");
-    client.put("tenant_config_3", "2").await.unwrap();
-    let mut coming = Vec::new();
-    for _ in 0..20 {
-        let connection = gateway.client("acme").await;
-        for _ in 0..50 {
-            let (connection, known) = (connection.clone(), known.clone());
-            coming.push(tokio::spawn(async move {
-                let mut watcher = Watcher::open(&connection).await.unwrap();
-                watcher.subscribe(Subscribe {
-                    known_etags: known,
-                    ..to_prefix("p", "tenant_config_")
-                });
-                (watcher.synced("p").await.len(), watcher)
-            }));
-        }
-    }
-    let mut watchers = Vec::new();
-    for coming in coming {
-        let (sent, watcher) = coming.await.unwrap();
-        assert_eq!(sent, 1, "what differs, and nothing else");
-        watchers.push(watcher);
-    }
-    client.put("tenant_config_5", "3").await.unwrap();
-    for mut watcher in watchers {
-        watcher.shows("p", "tenant_config_5", Some("3")).await;
-    }
+    let mut watcher = Watcher::of(&client, to_keys("k", &[A])).await;
+    watcher.until(|_, kind| matches!(kind, Kind::Closing(_))).await;
+    let begun = Instant::now();
+    gateway.signal("TERM");
+    watcher.until(|_, kind| matches!(kind, Kind::Closing(_))).await;
+    let status = watcher.ends().await;
+    assert_eq!(why::<()>(Err(status)), (Code::Unavailable, "CLOSING".to_owned()));
+    let status = tokio::task::spawn_blocking(move || (gateway.wait(), gateway))
+        .await
+        .unwrap();
+    assert!(status.0.success());
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert!(!status.1.log().contains("still under way"));
 }

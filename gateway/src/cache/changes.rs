@@ -1,7 +1,7 @@
 //! What has changed, or may have, until somebody takes it: a hint to look again, which never says what is true.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -45,7 +45,14 @@ struct State {
     waiting_since: Option<Instant>,
     /// And of those that were taken, and not told yet.
     taken_since: Option<Instant>,
+    /// Changes that are under way: when each began, and its number.
+    under_way: BTreeSet<(Instant, u64)>,
+    begun: u64,
 }
+
+/// A change that is under way: it may have happened already.
+#[derive(Debug)]
+pub(super) struct UnderWay(Instant, u64);
 
 impl Changes {
     /// Waits until something has changed, and takes it. For one taker, who then tells of it.
@@ -63,16 +70,32 @@ impl Changes {
         self.state().taken_since = None;
     }
 
-    /// Since when there has been something that was not told yet.
+    /// Since when there has been something that was not told yet, or may have been.
     #[must_use]
     pub fn untold_since(&self) -> Option<Instant> {
         let state = self.state();
-        state.taken_since.or(state.waiting_since)
+        let begun = state.under_way.first().map(|(began, _)| *began);
+        [state.taken_since, state.waiting_since, begun]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    pub(super) fn put(&self, place: &Place, changed: Changed) {
+    /// Something is about to change.
+    pub(super) fn begin(&self) -> UnderWay {
         let mut state = self.state();
-        state.waiting_since.get_or_insert_with(Instant::now);
+        state.begun += 1;
+        let begun = (Instant::now(), state.begun);
+        state.under_way.insert(begun);
+        UnderWay(begun.0, begun.1)
+    }
+
+    /// It has changed, or may have.
+    pub(super) fn end(&self, UnderWay(began, number): &UnderWay, place: &Place, changed: Changed) {
+        let mut state = self.state();
+        state.under_way.remove(&(*began, *number));
+        let waiting_since = state.waiting_since.get_or_insert(*began);
+        *waiting_since = (*began).min(*waiting_since);
         state.waiting.put(place, changed);
         drop(state);
         self.wake.notify_one();

@@ -144,6 +144,23 @@ impl Known {
         })
     }
 
+    /// What is left of what was known `before` this gateway wrote that state while another write was under way: nothing but
+    /// what cannot come back.
+    pub(super) fn one_of_several(before: Option<&Self>, written: Etag, now: Instant) -> Self {
+        let before = before.and_then(|before| before.floor);
+        let floor = before.filter(|floor| floor.etag > Some(written)).unwrap_or(Floor {
+            etag: Some(written),
+            has_ended: false,
+            is_own: true,
+            at: now,
+        });
+        Self {
+            floor: Some(floor),
+            doubt: Doubt::Gone,
+            ..Self::stands(None, now)
+        }
+    }
+
     /// After a change through this gateway of which is not known what it left: nothing but what cannot come back.
     pub(super) fn in_doubt(&self) -> Option<Self> {
         self.floor?;

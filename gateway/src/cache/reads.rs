@@ -192,15 +192,16 @@ impl Cache {
     fn near(&self, place: &Place, policy: CachePolicy, consistency: Consistency, came: Instant) -> Near {
         let known = match consistency {
             Consistency::Latest => None,
-            Consistency::Cached | Consistency::Since(_) => self.known.get(place),
+            Consistency::Cached | Consistency::Since(_) | Consistency::After(_) => self.known.get(place),
         };
         let Some(known) = known else {
             return Near::Not(None);
         };
         match (known.look(policy, came), consistency) {
+            (_, Consistency::Since(since) | Consistency::After(since)) if known.holds() && known.as_of >= since => {}
+            (_, Consistency::After(_)) => return Near::Not(Some(known)),
             (Look::Fresh, _) => {}
             (Look::Stale, Consistency::Cached) => return Near::Stale(known),
-            (_, Consistency::Since(since)) if known.holds() && known.as_of >= since => {}
             _ => return Near::Not(Some(known)),
         }
         match known.entry {
@@ -269,7 +270,7 @@ impl Cache {
             let landed = flight.landing.await;
             let is_answer = match (&landed, company) {
                 (_, Company::Nobody) => true,
-                (Ok(Some(known)), _) => asker.is_since(known.as_of) || known.answers(asker.policy, asker.came),
+                (Ok(Some(known)), _) => asker.is_since(known.as_of) || asker.is_content(known),
                 // It was another batch that had no room.
                 (Ok(None), _) => false,
                 // What another tenant meets with is no answer to this one.
@@ -300,7 +301,7 @@ enum Answer<'a> {
 impl Company {
     fn of(consistency: Consistency) -> Self {
         match consistency {
-            Consistency::Cached | Consistency::Since(_) => Self::Recent,
+            Consistency::Cached | Consistency::Since(_) | Consistency::After(_) => Self::Recent,
             Consistency::Latest => Self::Nobody,
         }
     }
@@ -316,12 +317,21 @@ impl Company {
 impl Asker<'_> {
     /// Whether that is late enough, whatever the policy says.
     fn is_since(&self, as_of: Instant) -> bool {
-        matches!(self.consistency, Consistency::Since(since) if as_of >= since)
+        match self.consistency {
+            Consistency::Since(since) | Consistency::After(since) => as_of >= since,
+            Consistency::Cached | Consistency::Latest => false,
+        }
+    }
+
+    /// Whether that is young enough for the policy, where the policy counts.
+    fn is_content(&self, known: &Known) -> bool {
+        !matches!(self.consistency, Consistency::After(_)) && known.answers(self.policy, self.came)
     }
 
     fn may_join(&self, flight: &Flight, company: Company) -> bool {
         match company {
             Company::Recent if self.is_since(flight.began) => true,
+            Company::Recent if matches!(self.consistency, Consistency::After(_)) => false,
             Company::Recent => {
                 let age = self.came.saturating_duration_since(flight.began);
                 age <= self.policy.ttl.max(self.policy.negative)

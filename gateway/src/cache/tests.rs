@@ -13,7 +13,7 @@ use tokio::time::advance;
 
 use super::*;
 use crate::backend::conformance::names;
-use crate::backend::{BackendError, Conditions, NewEntry, Precondition, ReadMany};
+use crate::backend::{BackendError, Conditions, NewEntry, PageRequest, Precondition, ReadMany};
 use crate::identity::VerifiedTenant;
 use crate::key::Etag;
 use crate::placement::PhysicalName;
@@ -297,6 +297,44 @@ async fn who_has_seen_what_a_write_leaves_does_not_see_what_stood_before_it() {
         };
         let ((), seen) = tokio::join!(async { _ = world.write(&value).await }, reads);
         assert_eq!(seen, Some(value));
+    }
+}
+
+impl World {
+    /// What a list shows at the place.
+    async fn list(&self) -> Option<Entry> {
+        let request = PageRequest {
+            range: self.place.name.range(),
+            prefix: "",
+            after: "",
+            entries: 10,
+            bytes: 1 << 20,
+            keys_only: false,
+        };
+        let page = self.backend.list(&self.tenant, request).await.unwrap();
+        let (_, entry) = page.entries.into_iter().next()?;
+        self.cache.listed(&self.backend, &self.place, entry, page.as_of, true)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_seen_it_in_a_list_does_not_see_what_stood_before_it() {
+    for _ in 0..1000 {
+        let world = World::new();
+        *world.store.pause.lock().unwrap() = Duration::from_secs(1);
+        _ = world.read_as(Consistency::Cached).await;
+        let reads = async {
+            for _ in 0..10 {
+                _ = world.read_as(Consistency::Latest).await;
+            }
+        };
+        let lists = async {
+            while world.list().await.is_none() {}
+            let came = Instant::now() - Duration::from_millis(500);
+            text(world.read_as(Consistency::Since(came)).await.unwrap().found)
+        };
+        let (_, (), seen) = tokio::join!(world.write("1"), reads, lists);
+        assert_eq!(seen.as_deref(), Some("1"));
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::changes::UnderWay;
 use super::fence::WriteTicket;
 use super::known::Known;
 use super::{Cache, Changed};
@@ -23,7 +24,7 @@ impl Cache {
         entry: NewEntry,
         conditions: Conditions,
     ) -> Result<Entry, WriteError> {
-        let guard = WriteGuard::begin(self, place);
+        let guard = WriteGuard::begin(self, place, backend.capabilities().reads_lag);
         let value = entry.value.clone();
         let began = Instant::now();
         let written = backend.write(tenant, &place.name, entry, conditions).await?;
@@ -50,15 +51,12 @@ impl Cache {
         elsewhere: bool,
         conditions: Conditions,
     ) -> Result<bool, WriteError> {
-        let guard = WriteGuard::begin(self, place);
+        let guard = WriteGuard::begin(self, place, backend.capabilities().reads_lag);
         let seen = self.known.peek(place).and_then(|known| known.newest());
         let deleted = backend.delete(tenant, &place.name, elsewhere, conditions).await?;
         // An answer that was remembered tells what was deleted then.
         if conditions.once.is_none() {
-            guard.end(Left::Nothing {
-                ended: seen,
-                lags: backend.capabilities().reads_lag,
-            });
+            guard.end(Left::Nothing { ended: seen });
         } else {
             guard.end(Left::Another);
         }
@@ -67,7 +65,7 @@ impl Cache {
 
     /// Somebody else changed it, or may have: what is known of it is not what stands, and who looks asks.
     pub fn doubt(&self, place: &Place) {
-        WriteGuard::begin(self, place).end(Left::Another);
+        WriteGuard::begin(self, place, false).end(Left::Another);
     }
 }
 
@@ -76,11 +74,7 @@ enum Left {
     /// This stands, as of then.
     This(Entry, Instant),
     /// Nothing stands, and that state no more.
-    Nothing {
-        ended: Option<Etag>,
-        /// The store may still tell of what was deleted.
-        lags: bool,
-    },
+    Nothing { ended: Option<Etag> },
     /// Something that somebody else wrote.
     Another,
     /// Nobody knows.
@@ -91,15 +85,24 @@ enum Left {
 struct WriteGuard<'c> {
     cache: &'c Cache,
     place: &'c Place,
-    ticket: Option<WriteTicket>,
+    /// The store may tell of what stood before for a while.
+    lags: bool,
+    ticket: Option<(WriteTicket, UnderWay)>,
 }
 
 impl<'c> WriteGuard<'c> {
-    fn begin(cache: &'c Cache, place: &'c Place) -> Self {
+    fn begin(cache: &'c Cache, place: &'c Place, lags: bool) -> Self {
+        let under_way = cache.feed.begin();
         let mut shard = cache.shard(place);
         shard.changed = Instant::now();
-        let ticket = Some(shard.fence(place).begin_write());
-        Self { cache, place, ticket }
+        let ticket = Some((shard.fence(place).begin_write(), under_way));
+        drop(shard);
+        Self {
+            cache,
+            place,
+            lags,
+            ticket,
+        }
     }
 
     fn end(mut self, left: Left) {
@@ -107,7 +110,7 @@ impl<'c> WriteGuard<'c> {
     }
 
     fn finish(&mut self, left: Left) {
-        let Some(ticket) = self.ticket.take() else {
+        let Some((ticket, under_way)) = self.ticket.take() else {
             return;
         };
         let now = Instant::now();
@@ -126,8 +129,16 @@ impl<'c> WriteGuard<'c> {
                 changed.since = began;
                 Some(Known::written(entry, began))
             }
-            Left::Nothing { ended, lags } => Known::deleted(before.as_deref(), ended, lags, now),
-            Left::This(..) | Left::Another => before.and_then(|before| before.in_doubt()),
+            Left::Nothing { ended } => Known::deleted(before.as_deref(), ended, self.lags, now),
+            // Which of those that were under way at once stands, the next read tells; of a store that lags, one of the next.
+            Left::This(entry, _) => {
+                changed.is_doubtful = self.lags;
+                Some(Known::one_of_several(before.as_deref(), entry.etag, now))
+            }
+            Left::Another => {
+                changed.is_doubtful = self.lags;
+                before.and_then(|before| before.in_doubt())
+            }
             Left::Unknown => {
                 changed.is_doubtful = true;
                 before.and_then(|before| before.in_doubt())
@@ -138,7 +149,7 @@ impl<'c> WriteGuard<'c> {
             None => self.cache.forget(self.place),
         }
         drop(shard);
-        self.cache.feed.put(self.place, changed);
+        self.cache.feed.end(&under_way, self.place, changed);
     }
 }
 

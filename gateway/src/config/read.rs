@@ -210,6 +210,13 @@ impl Configs {
         })
     }
 
+    /// Whether that store may tell of what stood before, for a while.
+    #[must_use]
+    pub fn reads_lag(&self, backend: &str) -> bool {
+        let store = self.catalog.get(backend);
+        store.is_some_and(|store| store.capabilities().reads_lag)
+    }
+
     pub(super) fn backend(&self, id: &str) -> Result<&Arc<dyn crate::backend::Backend>, ConfigError> {
         // Grants are cut out of the catalog, so this finds it.
         let missing = || crate::backend::BackendError::Damaged(format!("`{id}` is not in the catalog"));

@@ -29,7 +29,7 @@ use crate::config::{ConfigError, Configs};
 use crate::identity::{Identity, IdentityError, Reader, VerifiedTenant};
 use crate::key::KeyPrefix;
 use crate::settings::{LimitSettings, ServerSettings};
-use crate::watch::{Asked, Hub, Marks, News, Outbox, Outgoing, Room, Subscription, Update, outbox};
+use crate::watch::{Asked, Hub, Marks, News, Outbox, Outgoing, Reserve, Room, Subscription, Update, outbox};
 
 /// Between two messages that say how far all is, at most.
 const PROGRESS: Duration = Duration::from_secs(15);
@@ -107,6 +107,8 @@ impl Watches {
             may_read: Ok(()),
             readers: watch::Sender::new(reader),
             outbox,
+            // As many again as may live, so that who reads is never kept waiting.
+            ends: Reserve::new(2 * self.subscriptions),
             live: HashMap::new(),
             ids: HashMap::new(),
             tasks: JoinSet::new(),
@@ -192,6 +194,8 @@ impl End {
 struct Live {
     task: AbortHandle,
     marks: Arc<Marks>,
+    /// For the word that it has ended.
+    room: Room,
 }
 
 struct WatchStream {
@@ -201,13 +205,21 @@ struct WatchStream {
     may_read: Result<(), IdentityError>,
     readers: watch::Sender<Reader>,
     outbox: Outbox<Response>,
+    ends: Reserve,
     live: HashMap<Arc<str>, Live>,
     ids: HashMap<Id, Arc<str>>,
     tasks: JoinSet<ConfigError>,
     refusal_logged: Option<Instant>,
 }
 
-type Renewed = Result<VerifiedTenant, IdentityError>;
+type Renewed = (Result<VerifiedTenant, IdentityError>, Room);
+
+/// A request, and room for what it is answered: at once, and when the subscription that it begins has ended.
+struct Heard {
+    request: Result<Option<v1::WatchConfigsRequest>, Status>,
+    answer: Room,
+    end: Room,
+}
 
 impl WatchStream {
     /// Serves it to its end, and says why that is.
@@ -215,12 +227,14 @@ impl WatchStream {
         let watches = Arc::clone(&self.watches);
         let mut is_open = true;
         let mut closes_at: Option<Instant> = None;
+        let mut is_stopping = false;
+        let mut generations = watches.configs.generations();
         let mut renewal: Option<BoxFuture<'static, Renewed>> = None;
         let age = sleep(crate::clock::jittered(watches.age));
         tokio::pin!(age);
         let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.greet(None);
+        self.outbox.send_anyway(self.session(None));
         loop {
             let caller = Arc::clone(self.tenant.caller());
             tokio::select! {
@@ -228,24 +242,32 @@ impl WatchStream {
                 () = watches.identity.until_over(&caller) => return End::Token,
                 () = self.outbox.closed() => return End::Gone,
                 () = until(closes_at) => return End::Closing,
-                () = watches.stop.cancelled(), if closes_at.is_none() => closes_at = Some(self.close(watches.drain)),
+                () = watches.stop.cancelled(), if !is_stopping => {
+                    is_stopping = true;
+                    let drained = self.close(watches.drain);
+                    closes_at = closes_at.into_iter().chain([drained]).min();
+                }
                 () = &mut age, if closes_at.is_none() => closes_at = Some(self.close(watches.grace)),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
-                renewed = answer(&mut renewal) => {
+                (renewed, room) = answer(&mut renewal) => {
                     renewal = None;
-                    self.renewed(renewed);
+                    self.renewed(renewed, room);
                 }
+                Ok(()) = generations.changed() => self.fall_behind(),
                 _ = progress.tick() => self.progress(),
                 // Who does not read what it is answered is not listened to.
-                (room, request) = next(&self.outbox, &mut requests), if is_open && renewal.is_none() => match request {
-                    Ok(Some(request)) => match self.take(request, room) {
-                        Ok(next) => renewal = next,
-                        Err(status) => return End::Refused(status),
-                    },
-                    Ok(None) => is_open = false,
-                    Err(status) if is_of_a_message(&status) => return End::Refused(shaped(&status)),
-                    Err(_) => return End::Gone,
-                },
+                heard = next(&self.outbox, &self.ends, &mut requests), if is_open && renewal.is_none() => {
+                    let Heard { request, answer, end } = heard;
+                    match request {
+                        Ok(Some(request)) => match self.take(request, answer, end) {
+                            Ok(next) => renewal = next,
+                            Err(status) => return End::Refused(status),
+                        },
+                        Ok(None) => is_open = false,
+                        Err(status) if is_of_a_message(&status) => return End::Refused(shaped(&status)),
+                        Err(_) => return End::Gone,
+                    }
+                }
             }
         }
     }
@@ -253,19 +275,23 @@ impl WatchStream {
     fn take(
         &mut self,
         request: v1::WatchConfigsRequest,
-        room: Room,
+        answer: Room,
+        end: Room,
     ) -> Result<Option<BoxFuture<'static, Renewed>>, Status> {
         match request.kind {
-            Some(Asking::Subscribe(subscribe)) => self.subscribe(subscribe, room)?,
+            Some(Asking::Subscribe(subscribe)) => self.subscribe(subscribe, answer, end)?,
             Some(Asking::Unsubscribe(Unsubscribe { id })) => match self.live.get(&*id) {
                 // It says so when it has.
                 Some(live) => live.task.abort(),
-                None => self.outbox.send(of(&id, ended(None)), room),
+                None => self
+                    .outbox
+                    .send(of(&checked("unsubscribe.id", &id)?, ended(None)), answer),
             },
             Some(Asking::Ack(ack)) => self.acknowledged(&ack),
             Some(Asking::Renew(Renew { token })) => {
                 let (identity, tenant) = (Arc::clone(&self.watches.identity), self.tenant.clone());
-                return Ok(Some(Box::pin(async move { identity.renew(&tenant, &token).await })));
+                let renewal = async move { (identity.renew(&tenant, &token).await, answer) };
+                return Ok(Some(Box::pin(renewal)));
             }
             // Of a newer client than this gateway is.
             None => {}
@@ -273,11 +299,8 @@ impl WatchStream {
         Ok(None)
     }
 
-    fn subscribe(&mut self, subscribe: Subscribe, room: Room) -> Result<(), Status> {
-        let id: Arc<str> = subscribe.id.as_str().into();
-        if id.is_empty() || id.len() > ID_BYTES {
-            return Err(invalid("subscribe.id", format!("1 to {ID_BYTES} bytes")));
-        }
+    fn subscribe(&mut self, subscribe: Subscribe, answer: Room, end: Room) -> Result<(), Status> {
+        let id = checked("subscribe.id", &subscribe.id)?;
         if self.live.contains_key(&id) {
             return Err(invalid("subscribe.id", "names a subscription that this stream has"));
         }
@@ -290,7 +313,7 @@ impl WatchStream {
         let asked = match asked {
             Ok(asked) => asked,
             Err(refused) => {
-                self.outbox.send(of(&id, ended(Some(&refused))), room);
+                self.outbox.send(of(&id, ended(Some(&refused))), answer);
                 return Ok(());
             }
         };
@@ -304,7 +327,7 @@ impl WatchStream {
         let marks = Arc::clone(subscription.marks());
         let task = self.tasks.spawn(subscription.run());
         self.ids.insert(task.id(), Arc::clone(&id));
-        self.live.insert(id, Live { task, marks });
+        self.live.insert(id, Live { task, marks, room: end });
         Ok(())
     }
 
@@ -319,17 +342,20 @@ impl WatchStream {
             Err(error) => (error.id(), Some(status::internal("the subscription broke down"))),
         };
         // Each task has its id.
-        if let Some(id) = self.ids.remove(&task) {
-            self.live.remove(&id);
-            // One for each that was begun, and there was room for that.
-            self.outbox.send_anyway(of(&id, ended(failure.as_ref())));
+        if let Some(id) = self.ids.remove(&task)
+            && let Some(Live { room, .. }) = self.live.remove(&id)
+        {
+            self.outbox.send(of(&id, ended(failure.as_ref())), room);
         }
     }
 
-    fn renewed(&mut self, renewed: Renewed) {
+    fn renewed(&mut self, renewed: Result<VerifiedTenant, IdentityError>, room: Room) {
         let tenant = match renewed {
             Ok(tenant) => tenant,
-            Err(error) => return self.greet(Some(&status::identity(&error))),
+            Err(error) => {
+                let failure = status::identity(&error);
+                return self.outbox.send(self.session(Some(&failure)), room);
+            }
         };
         self.tenant = tenant.clone();
         self.may_read = tenant.reader().map(|reader| _ = self.readers.send_replace(reader));
@@ -337,7 +363,16 @@ impl WatchStream {
             // What it may not any more ends at once.
             self.tasks.abort_all();
         }
-        self.greet(None);
+        // Strategies may decide otherwise for it.
+        self.fall_behind();
+        self.outbox.send(self.session(None), room);
+    }
+
+    /// What subscriptions show is not known to be what they are to show, until they have compared.
+    fn fall_behind(&self) {
+        for live in self.live.values() {
+            live.marks.falls_behind();
+        }
     }
 
     /// For operators: a client holds something that it does not run with.
@@ -355,15 +390,14 @@ impl WatchStream {
         );
     }
 
-    fn greet(&self, failure: Option<&Status>) {
+    fn session(&self, failure: Option<&Status>) -> Response {
         let session = Session {
             expire_time: Some(Timestamp::from(self.tenant.caller().expires())),
             progress_interval: PROGRESS.try_into().ok(),
             failure: failure.map(status::failure),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        // Once, and once a renewal that there was room for.
-        self.outbox.send_anyway(of("", Kind::Session(session)));
+        of("", Kind::Session(session))
     }
 
     /// Tells the client to come again, each at another moment; and when the stream is cut.
@@ -399,13 +433,23 @@ impl WatchStream {
     }
 }
 
-/// The next request, and room for what it is answered.
-async fn next(
-    outbox: &Outbox<Response>,
-    requests: &mut Streaming<v1::WatchConfigsRequest>,
-) -> (Room, Result<Option<v1::WatchConfigsRequest>, Status>) {
-    let room = outbox.room(0).await;
-    (room, requests.message().await)
+/// The next request, once there is room for what it is answered.
+async fn next(outbox: &Outbox<Response>, ends: &Reserve, requests: &mut Streaming<v1::WatchConfigsRequest>) -> Heard {
+    let end = ends.room().await;
+    let answer = outbox.room(0).await;
+    Heard {
+        request: requests.message().await,
+        answer,
+        end,
+    }
+}
+
+/// The name of a subscription.
+fn checked(field: &'static str, id: &str) -> Result<Arc<str>, Status> {
+    if id.is_empty() || id.len() > ID_BYTES {
+        return Err(invalid(field, format!("1 to {ID_BYTES} bytes")));
+    }
+    Ok(id.into())
 }
 
 async fn answer(renewal: &mut Option<BoxFuture<'static, Renewed>>) -> Renewed {

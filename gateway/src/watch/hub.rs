@@ -1,19 +1,21 @@
 //! Who is concerned by a change. It knows places and ranges, and of each the subscriptions that look there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::future::pending;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use tokio_util::time::DelayQueue;
+use tokio_util::time::{DelayQueue, delay_queue};
 
 use super::marks::Marks;
 use super::metrics::WatchMetrics;
 use crate::cache::{Cache, Changed};
 use crate::config::Interest;
 use crate::placement::{Place, PlaceRange};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// When a place is looked at again of which nobody knows whether it has changed, or is yet to: what was cut off may still
 /// arrive at a store.
@@ -23,7 +25,7 @@ const AGAIN: [Duration; 4] = [
     Duration::from_secs(5),
     Duration::from_secs(15),
 ];
-/// Places that are looked at again, at once. More wait for what else tells of them.
+/// Places that are looked at again, at once. Where there are more, everything is.
 const DOUBTED: usize = 10_000;
 /// Changes that are told one after the other before others get their turn.
 const AT_ONCE: usize = 32;
@@ -132,19 +134,19 @@ impl Hub {
 
     /// Tells of all that changes. Runs until it is dropped.
     pub async fn run(&self) {
-        let mut doubted: DelayQueue<(Place, usize)> = DelayQueue::new();
-        let mut waiting: HashSet<Place> = HashSet::new();
+        let mut doubted = Doubted::default();
         loop {
             tokio::select! {
                 taken = self.cache.feed().take() => {
+                    let came = self.untold_since().unwrap_or_else(Instant::now);
                     if taken.more {
                         self.tell_everyone();
                     }
                     for (told, (place, changed)) in taken.places.into_iter().enumerate() {
                         let Changed { since, is_doubtful } = changed;
-                        let is_watched = self.tell(&place, since);
-                        if is_watched && is_doubtful && waiting.len() < DOUBTED && waiting.insert(place.clone()) {
-                            doubted.insert((place, 0), AGAIN[0]);
+                        self.tell(&place, since, came);
+                        if is_doubtful {
+                            doubted.insert(place);
                         }
                         if told % AT_ONCE == AT_ONCE - 1 {
                             tokio::task::yield_now().await;
@@ -152,35 +154,34 @@ impl Hub {
                     }
                     self.cache.feed().told();
                 }
-                Some(due) = doubted.next(), if !doubted.is_empty() => {
-                    let (place, time) = due.into_inner();
-                    self.cache.doubt(&place);
-                    match AGAIN.get(time + 1) {
-                        Some(wait) => _ = doubted.insert((place, time + 1), *wait),
-                        None => _ = waiting.remove(&place),
-                    }
-                }
+                due = doubted.due() => match due {
+                    Due::Place(place) => self.cache.doubt(&place),
+                    Due::Everything => self.tell_everyone(),
+                },
             }
         }
     }
 
-    /// Marks it with all whom it concerns. Returns whether there are any.
-    fn tell(&self, place: &Place, since: Instant) -> bool {
+    /// Marks it with all whom it concerns.
+    fn tell(&self, place: &Place, since: Instant, came: Instant) {
         let interests = self.interests.read().unwrap_or_else(PoisonError::into_inner);
         let by_name = interests.places.get(place);
         for Watched { key, marks } in by_name.into_iter().flat_map(BTreeMap::values) {
-            marks.mark(key, since);
+            marks.mark(key, since, came);
         }
         let by_range = interests.ranges.get(&place.range());
         let name = place.name.name().as_str();
         let mut key: Option<Arc<str>> = None;
         for Swept { beginnings, marks } in by_range.into_iter().flat_map(BTreeMap::values) {
-            if beginnings.iter().any(|beginning| name.starts_with(&**beginning)) {
+            // None begins with another, so only the last before it may be its beginning.
+            let nearest = beginnings
+                .range::<str, _>((Bound::Unbounded, Bound::Included(name)))
+                .next_back();
+            if nearest.is_some_and(|beginning| name.starts_with(&**beginning)) {
                 let key = key.get_or_insert_with(|| place.name.key().into());
-                marks.mark(key, since);
+                marks.mark(key, since, came);
             }
         }
-        by_name.is_some() || key.is_some()
     }
 
     fn tell_everyone(&self) {
@@ -188,6 +189,65 @@ impl Hub {
         for marks in interests.everyone.values() {
             marks.mark_everything();
         }
+    }
+}
+
+/// Places that are looked at again, each as often as [`AGAIN`] says since it was last doubted.
+#[derive(Default)]
+struct Doubted {
+    queue: DelayQueue<(Place, usize)>,
+    waiting: HashMap<Place, delay_queue::Key>,
+    /// There were more than there was room for.
+    everything_at: Option<Instant>,
+}
+
+/// What is looked at again.
+enum Due {
+    Place(Place),
+    Everything,
+}
+
+impl Doubted {
+    fn insert(&mut self, place: Place) {
+        if let Some(key) = self.waiting.remove(&place) {
+            self.queue.remove(&key);
+        }
+        if self.waiting.len() < DOUBTED {
+            self.wait(place, 0);
+        } else {
+            let [.., last] = AGAIN;
+            self.everything_at = Some(Instant::now() + last);
+        }
+    }
+
+    fn wait(&mut self, place: Place, time: usize) {
+        if let Some(wait) = AGAIN.get(time) {
+            let key = self.queue.insert((place.clone(), time), *wait);
+            self.waiting.insert(place, key);
+        }
+    }
+
+    /// Waits for what is next.
+    async fn due(&mut self) -> Due {
+        tokio::select! {
+            Some(due) = self.queue.next(), if !self.queue.is_empty() => {
+                let (place, time) = due.into_inner();
+                self.waiting.remove(&place);
+                self.wait(place.clone(), time + 1);
+                Due::Place(place)
+            }
+            () = until(self.everything_at) => {
+                self.everything_at = None;
+                Due::Everything
+            }
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
     }
 }
 

@@ -22,6 +22,8 @@ struct State {
     marked: Marked,
     /// Something that changed then is not sent yet.
     behind_since: Option<Instant>,
+    /// Nothing was missing then.
+    whole_at: Option<Instant>,
     is_synced: bool,
     is_stale: bool,
 }
@@ -58,10 +60,15 @@ impl Marks {
         }
     }
 
-    /// That key changed, as who asks from `since` on is told.
-    pub(super) fn mark(&self, key: &Arc<str>, since: Instant) {
+    /// What it shows may not be what is to be shown, from now on.
+    pub fn falls_behind(&self) {
+        self.state().behind_since.get_or_insert_with(Instant::now);
+    }
+
+    /// That key changed at `came` or later, as who asks from `since` on is told.
+    pub(super) fn mark(&self, key: &Arc<str>, since: Instant, came: Instant) {
         let mut state = self.state();
-        state.behind_since.get_or_insert_with(Instant::now);
+        state.behind_since = state.behind_since.into_iter().chain([came]).min();
         let Marked { keys, everything } = &mut state.marked;
         if *everything {
             return;
@@ -116,8 +123,13 @@ impl Marks {
     pub(super) fn looked(&self, is_stale: bool) {
         let mut state = self.state();
         state.is_stale = is_stale;
-        if !is_stale && state.marked == Marked::default() {
+        let now = Instant::now();
+        if is_stale {
+            let whole_at = state.whole_at.unwrap_or(now);
+            state.behind_since.get_or_insert(whole_at);
+        } else if state.marked == Marked::default() {
             state.behind_since = None;
+            state.whole_at = Some(now);
         }
     }
 

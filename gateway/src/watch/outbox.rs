@@ -39,6 +39,27 @@ pub struct Room {
     _until_dropped: Option<OwnedSemaphorePermit>,
 }
 
+/// Room of its own for what is yet to be said of each of so many things: it is there however full the outbox is, until all
+/// of it is on the way to who does not read.
+#[derive(Debug)]
+pub struct Reserve(Arc<Semaphore>);
+
+impl Reserve {
+    /// Room for so many messages.
+    #[must_use]
+    pub fn new(messages: usize) -> Self {
+        Self(Arc::new(Semaphore::new(messages)))
+    }
+
+    /// Waits until there is room for one.
+    pub async fn room(&self) -> Room {
+        // It is never closed.
+        Room {
+            _until_dropped: Arc::clone(&self.0).acquire_owned().await.ok(),
+        }
+    }
+}
+
 /// One for one client.
 #[must_use]
 pub fn outbox<T>() -> (Outbox<T>, Outgoing<T>) {
@@ -71,7 +92,7 @@ impl<T> Outbox<T> {
         _ = self.messages.send((message, room));
     }
 
-    /// Sends it, whether or not there is room: for what is sent once, or once for each thing that is bounded.
+    /// Sends it, whether or not there is room: for what is sent once.
     pub fn send_anyway(&self, message: T) {
         self.send(message, Room { _until_dropped: None });
     }

@@ -23,6 +23,7 @@ use crate::clock::backoff;
 use crate::config::{Config, ConfigError, Configs, ListRequest};
 use crate::identity::Reader;
 use crate::key::{Etag, KeyPrefix};
+use crate::placement::Origin;
 use crate::strategy::{Context, DecideError};
 
 /// Keys that are looked at together, and the bytes of their values.
@@ -70,6 +71,9 @@ pub struct Subscription<T> {
 struct Held {
     /// None: something that is no state of ours.
     etag: Option<Etag>,
+    /// What the place is to the key where it was found. None: another gateway found it, or another strategy's decision led
+    /// there.
+    origin: Option<Origin>,
     /// Since when a store has been telling of an older one.
     behind_since: Option<Instant>,
 }
@@ -78,15 +82,23 @@ impl<T: From<News>> Subscription<T> {
     /// What `asked` asks for, as long as `reader` may read it.
     #[must_use]
     pub fn new(
-        asked: Asked,
+        mut asked: Asked,
         configs: Arc<Configs>,
         hub: Arc<Hub>,
         outbox: Outbox<T>,
         reader: watch::Receiver<Reader>,
     ) -> Self {
+        // What another begins with covers it.
+        asked
+            .prefixes
+            .sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        asked
+            .prefixes
+            .dedup_by(|next, before| next.as_str().starts_with(before.as_str()));
         let held = asked.known.iter().map(|(key, etag)| {
             let held = Held {
                 etag: *etag,
+                origin: None,
                 behind_since: None,
             };
             (key.as_str().into(), held)
@@ -131,6 +143,9 @@ impl<T: From<News>> Subscription<T> {
         let Some(_registration) = Box::pin(self.register(&reader)).await? else {
             return Ok(());
         };
+        for held in self.held.values_mut() {
+            held.origin = None;
+        }
         Box::pin(self.forget_what_is_not_covered()).await;
         let mut work = self.work();
         loop {
@@ -142,7 +157,14 @@ impl<T: From<News>> Subscription<T> {
                 return Ok(());
             }
             for (key, since) in marked.keys {
-                work.look_at(key, since);
+                work.look_at(key, Consistency::Since(since));
+            }
+            if !work.is_synced && work.is_whole() {
+                work.is_synced = true;
+                self.was_synced = true;
+                let is_stale = work.is_stale();
+                self.send(Update::Synced { is_stale }).await;
+                self.marks.synced();
             }
             match work.next() {
                 // Apart, for most of the time a subscription waits, and then takes no room for what it does not do.
@@ -151,21 +173,12 @@ impl<T: From<News>> Subscription<T> {
                 Next::Wait => {
                     work.rests();
                     self.marks.looked(work.is_stale());
-                    if !work.is_synced && work.is_whole() {
-                        work.is_synced = true;
-                        self.was_synced = true;
-                        self.send(Update::Synced {
-                            is_stale: work.is_stale(),
-                        })
-                        .await;
-                        self.marks.synced();
-                    }
                     tokio::select! {
                         () = self.marks.marked() => {}
                         // Where the other end is gone this is about to be.
                         Ok(()) = self.reader.changed() => {}
                         Ok(()) = generations.changed() => {}
-                        () = until(work.due()) => work.retry(),
+                        () = until(work.due()) => {}
                     }
                 }
             }
@@ -209,9 +222,12 @@ impl<T: From<News>> Subscription<T> {
 
     /// What the client holds and did not ask for is no part of this.
     async fn forget_what_is_not_covered(&mut self) {
+        // None begins with another, so only the last before it may be its beginning.
+        let prefixes = &self.asked.prefixes;
         let covered = |key: &str| {
-            let mut prefixes = self.asked.prefixes.iter();
-            self.named.contains(key) || prefixes.any(|prefix| key.starts_with(prefix.as_str()))
+            let at = prefixes.partition_point(|prefix| prefix.as_str() <= key);
+            let nearest = prefixes[..at].last();
+            self.named.contains(key) || nearest.is_some_and(|prefix| key.starts_with(prefix.as_str()))
         };
         let forgotten: Vec<Arc<str>> = self.held.keys().filter(|key| !covered(key)).cloned().collect();
         for key in forgotten {
@@ -232,23 +248,20 @@ impl<T: From<News>> Subscription<T> {
     async fn look(
         &mut self,
         reader: &Reader,
-        keys: Vec<(Arc<str>, Instant)>,
+        keys: Vec<(Arc<str>, Consistency)>,
         work: &mut Work,
     ) -> Result<(), ConfigError> {
-        let asked: Vec<_> = keys
-            .iter()
-            .map(|(key, since)| (&**key, Consistency::Since(*since)))
-            .collect();
+        let asked: Vec<_> = keys.iter().map(|(key, consistency)| (&**key, *consistency)).collect();
         let context = &self.asked.context;
         let answers = match asked[..] {
             // As most changes come.
             [(key, consistency)] => vec![self.configs.look(reader, key, context, consistency).await],
             _ => self.configs.batch(reader, &asked, context, TOGETHER_BYTES).await,
         };
-        for ((key, since), answer) in keys.into_iter().zip(answers) {
+        for ((key, consistency), answer) in keys.into_iter().zip(answers) {
             match answer {
                 Ok(Read { found, freshness }) => self.found(&key, found, freshness, work).await,
-                Err(ConfigError::ResponseFull) => work.look_at(key, since),
+                Err(ConfigError::ResponseFull) => work.look_at(key, consistency),
                 // Nobody gets it, so it is not there.
                 Err(ConfigError::Decide(DecideError::Refused(_)) | ConfigError::Key(_))
                     if !self.named.contains(&key) =>
@@ -304,26 +317,38 @@ impl<T: From<News>> Subscription<T> {
     /// Sends what was found at a key, if that differs from what the client holds.
     async fn found(&mut self, key: &Arc<str>, found: Option<Config>, freshness: Freshness, work: &mut Work) {
         let is_stale = freshness.source == Source::Stale;
-        let etag = found.as_ref().map(|config| config.entry.etag);
-        let is_behind = is_stale || self.held.get_mut(key).is_some_and(|held| held.is_behind(etag));
-        match (found, self.held.get_mut(key)) {
-            (Some(_), Some(held)) if held.etag == etag => held.behind_since = None,
-            (found, Some(_)) if is_behind => {
-                // What the client holds is as good as what was found, which may be older.
-                tracing::trace!(
-                    key = &**key,
-                    found = found.is_some(),
-                    "an older state than the client's"
-                );
-                work.failed(Arc::clone(key));
+        let lags = found
+            .as_ref()
+            .is_some_and(|config| self.configs.reads_lag(&config.backend));
+        let is_known_here = freshness.as_of < work.began;
+        let is_behind = |(config, held): (&Config, &mut Held)| held.is_behind(config, lags);
+        let is_behind =
+            !is_stale && !is_known_here && found.as_ref().zip(self.held.get_mut(key)).is_some_and(is_behind);
+        match (&found, self.held.get_mut(key)) {
+            (Some(config), Some(held)) if held.etag == Some(config.entry.etag) => {
+                held.origin = Some(config.origin);
+                held.behind_since = None;
+            }
+            // It was known here before the client came, which may have heard of something newer elsewhere.
+            (_, Some(_)) if !is_stale && is_known_here => {
+                work.look_at(Arc::clone(key), Consistency::After(work.began));
                 return;
             }
+            // What the client holds is as good as what was found, which may be older; and that there was nothing once is
+            // no answer.
+            (_, Some(_)) | (None, None) if is_stale || is_behind => return work.failed(Arc::clone(key)),
+            _ => {}
+        }
+        let etag = found.as_ref().map(|config| config.entry.etag);
+        match (found, self.held.get(key)) {
+            (Some(_), Some(held)) if held.etag == etag => {}
             (Some(mut config), _) => {
                 if self.asked.keys_only {
                     config.entry.value = bytes::Bytes::new();
                 }
                 let held = Held {
                     etag: Some(config.entry.etag),
+                    origin: Some(config.origin),
                     behind_since: None,
                 };
                 self.send(Update::Put(config)).await;
@@ -372,10 +397,18 @@ impl<T: From<News>> Subscription<T> {
 }
 
 impl Held {
-    /// Whether that is an earlier state of the same life, from a store that has not heard of the later one.
-    fn is_behind(&mut self, etag: Option<Etag>) -> bool {
-        let is_earlier = |(etag, held): (Etag, Etag)| held.life == etag.life && etag.version < held.version;
-        if !etag.zip(self.etag).is_some_and(is_earlier) {
+    /// Whether that is an earlier state of the same place, from a store that has not heard of the later one. Where a store
+    /// `lags` it may be so also where it is not known to be the same place.
+    fn is_behind(&mut self, found: &Config, lags: bool) -> bool {
+        let is_earlier = self.etag.is_some_and(|held| {
+            let etag = found.entry.etag;
+            let is_same_place = match self.origin {
+                Some(origin) => origin == found.origin,
+                None => lags || held.life == etag.life,
+            };
+            is_same_place && etag < held
+        });
+        if !is_earlier {
             return false;
         }
         let now = Instant::now();

@@ -19,8 +19,8 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::backend::Backend;
-use crate::cache::Cache;
 use crate::cache::tests::store::{Fake, entry};
+use crate::cache::{Cache, Consistency};
 use crate::config::tests::scripted::{Stores, layer};
 use crate::config::{ConfigError, Configs, ListRequest, PAGE_BYTES, Scope, WriteOptions};
 use crate::identity::{Reader, VerifiedTenant};
@@ -458,7 +458,8 @@ async fn who_falls_too_far_behind_compares_anew() {
     let value = "x".repeat(40_000);
     // It does not read: two of them fill what is on its way.
     for i in 0..12_000 {
-        client.marks.mark(&format!("t_{i}").into(), tokio::time::Instant::now());
+        let now = tokio::time::Instant::now();
+        client.marks.mark(&format!("t_{i}").into(), now, now);
     }
     for i in 0..5 {
         world.put("acme", &format!("t_{i}"), &value).await;
@@ -495,4 +496,206 @@ async fn newer_claims_compare_anew_and_newer_tokens_do_not() {
     client.readers.send_replace(reader("acme"));
     client.settle().await;
     assert_eq!(client.told.len(), 2, "{:?}", client.told);
+}
+
+impl World {
+    /// The home of a key.
+    fn place(&self, key: &str) -> Place {
+        let is_it = |name: &crate::placement::PhysicalName| name.key() == key;
+        let name = self.fakes[0].state().into_keys().find(is_it).unwrap();
+        Place {
+            backend: "a".into(),
+            name,
+        }
+    }
+
+    /// Has what stands at a key near.
+    async fn read(&self, key: &str) {
+        let (reader, context) = (reader("acme"), Context::default());
+        let read = self
+            .configs
+            .get(&reader, key, 0, &context, Scope::Own, Consistency::Cached);
+        _ = read.await;
+    }
+}
+
+/// What a client holds that came from another gateway, which wrote what this one does not know of.
+fn from_elsewhere(world: &World) -> HashMap<String, Option<Etag>> {
+    let mut elsewhere = HashMap::new();
+    for key in ["t_changed", "t_gone", "t_made"] {
+        let place = world.place(key);
+        let etag = world.fakes[0].put(&place, "elsewhere").etag;
+        if key == "t_gone" {
+            world.fakes[0].remove(&place);
+        }
+        elsewhere.insert(key.to_owned(), Some(etag));
+    }
+    elsewhere
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_near_takes_nothing_back_that_a_client_has_from_elsewhere() {
+    let by_name = to_keys(&["t_changed", "t_gone", "t_made"]);
+    for asked in [by_name, to_prefix("t_")] {
+        let world = World::new().await;
+        for key in ["t_changed", "t_gone", "t_made"] {
+            world.put("acme", key, "here").await;
+        }
+        let made = world.place("t_made");
+        world.delete("acme", "t_made").await;
+        for key in ["t_changed", "t_gone", "t_made"] {
+            world.read(key).await;
+        }
+        world.fakes[0].put(&made, "elsewhere");
+        let known = from_elsewhere(&world);
+        let mut client = world.watch("acme", Asked { known, ..asked });
+        client.until(&Told::Synced(false)).await;
+        let told = [Told::Removed("t_gone".to_owned()), Told::Synced(false)];
+        assert_eq!(client.told, told);
+        client.settle().await;
+        assert_eq!(client.told, told);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_was_nothing_once_removes_nothing() {
+    let world = World::new().await;
+    world.put("acme", "t_a", "1").await;
+    let place = world.place("t_a");
+    world.delete("acme", "t_a").await;
+    world.read("t_a").await;
+    world.fakes[0].put(&place, "elsewhere");
+    world.fail(true);
+    sleep(POLICY.negative * 2).await;
+    // It holds the key from elsewhere, and did not say so.
+    let mut client = world.watch("acme", to_keys(&["t_a"]));
+    assert!(timeout(SETTLED, client.hear()).await.is_err(), "{:?}", client.told);
+    world.fail(false);
+    client.shows("t_a", Some("elsewhere")).await;
+    client.until(&Told::Synced(false)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_all_the_time_keeps_nobody_from_what_stands() {
+    let world = Arc::new(World::new().await);
+    for i in 0..500 {
+        world.put("acme", &format!("t_{i}"), &"x".repeat(1000)).await;
+    }
+    let busy = {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move {
+            for value in 0.. {
+                world
+                    .put("acme", "t_busy", &format!("{value} {}", "x".repeat(30_000)))
+                    .await;
+            }
+        })
+    };
+    let mut client = world.watch("acme", to_prefix("t_"));
+    // Slower than the writer.
+    let mut heard = 0;
+    while client.next().await != Told::Synced(false) {
+        heard += 1;
+        assert!(heard < 2000, "it never has everything");
+        sleep(Duration::from_millis(10)).await;
+    }
+    busy.abort();
+    assert_eq!(client.held.len(), 501);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_was_cut_off_before_anybody_watched_is_seen_too() {
+    let world = World::new().await;
+    world.put("acme", "t_a", "1").await;
+    for value in 0..20 {
+        let value = format!("late {value}");
+        // It arrives when its caller has gone: the store has it, and says nothing.
+        *world.fakes[0].pause.lock().unwrap() = Duration::from_millis(400);
+        let put = world.put("acme", "t_a", &value);
+        _ = timeout(Duration::from_millis(fastrand::u64(..400)), put).await;
+        *world.fakes[0].pause.lock().unwrap() = Duration::ZERO;
+        let mut client = world.watch("acme", to_keys(&["t_a"]));
+        client.until(&Told::Synced(false)).await;
+        let place = world.place("t_a");
+        sleep(Duration::from_millis(fastrand::u64(..20_000))).await;
+        world.fakes[0].put(&place, &value);
+        client.settle().await;
+        assert_eq!(client.value("t_a"), Some(&*value));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_writes_at_once_to_a_store_that_lags_the_last_is_seen() {
+    let nothing = CachePolicy {
+        ttl: Duration::from_mins(1),
+        ..POLICY
+    };
+    let world = World::deciding(&json!({ "acme": { "": { "home": ["a", "ns"] } } }), nothing).await;
+    world.fakes[0].lag();
+    world.put("acme", "t_a", "0").await;
+    let mut client = world.watch("acme", to_keys(&["t_a"]));
+    client.until(&Told::Synced(false)).await;
+    for round in 0..10 {
+        let yesterday = world.fakes[0].state();
+        *world.fakes[0].pause.lock().unwrap() = Duration::from_millis(50);
+        world.fakes[0].answer_with(Some(yesterday));
+        let values = ["one", "other"].map(|which| format!("{round} {which}"));
+        tokio::join!(
+            world.put("acme", "t_a", &values[0]),
+            world.put("acme", "t_a", &values[1])
+        );
+        sleep(Duration::from_secs(2)).await;
+        world.fakes[0].answer_with(None);
+        client.settle().await;
+        assert_eq!(client.values(), world.list("acme", "t_", &Context::default()).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_said_to_be_there_that_a_store_could_not_be_asked_for() {
+    let world = World::new().await;
+    world.put("acme", "t_a", "1").await;
+    let mut client = world.watch("acme", to_keys(&["t_a"]));
+    client.until(&Told::Synced(false)).await;
+    sleep(Duration::from_secs(5)).await;
+    let whole = tokio::time::Instant::now();
+    // A write is under way and may have happened.
+    *world.fakes[0].pause.lock().unwrap() = Duration::from_secs(5);
+    let put = world.put("acme", "t_a", "2");
+    assert!(timeout(Duration::from_millis(10), put).await.is_err());
+    world.fail(true);
+    sleep(Duration::from_mins(2)).await;
+    let behind = client.marks.progress().behind_since.unwrap();
+    assert!(behind <= whole + Duration::from_millis(20), "{:?}", behind - whole);
+    *world.fakes[0].pause.lock().unwrap() = Duration::ZERO;
+    world.fail(false);
+    client.settle().await;
+    assert_eq!(client.marks.progress().behind_since, None);
+}
+
+#[tokio::test]
+async fn prefixes_that_others_cover_are_looked_at_once() {
+    let world = World::new().await;
+    let mut asked = to_prefix("t_a");
+    asked.prefixes = ["t_b", "", "t_", "", "t_a"]
+        .map(|prefix| prefix.parse().unwrap())
+        .to_vec();
+    world.put("acme", "t_a", "1").await;
+    world.put("acme", "t_b", "1").await;
+    let mut client = world.watch("acme", asked);
+    client.until(&Told::Synced(false)).await;
+    assert_eq!(client.told.len(), 3);
+    let mut two = to_prefix("t_a");
+    two.prefixes = ["t_b", "t_a/x", "t_a"].map(|prefix| prefix.parse().unwrap()).to_vec();
+    let mut two = world.watch("acme", two);
+    two.until(&Told::Synced(false)).await;
+    for key in ["t_a", "t_a/x/y", "t_ab", "t_b", "t_bc"] {
+        world.put("acme", key, "2").await;
+        two.shows(key, Some("2")).await;
+    }
+    world.put("acme", "t_0", "2").await;
+    world.put("acme", "t_c", "2").await;
+    world.put("acme", "t_b", "3").await;
+    two.shows("t_b", Some("3")).await;
+    assert_eq!(two.held.len(), 5, "{:?}", two.held);
 }

@@ -9,16 +9,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::subscription::{PAUSES, TOGETHER};
+use crate::cache::Consistency;
 use crate::clock::backoff;
 use crate::key::KeyPrefix;
 
 /// What is to be looked at, before all is compared anew.
 pub(super) struct Work {
-    began: Instant,
+    /// What is known since then is new enough.
+    pub(super) began: Instant,
     /// In the order in which it came.
     queue: VecDeque<Arc<str>>,
-    /// Each that is in the queue, as of then or later.
-    since: HashMap<Arc<str>, Instant>,
+    /// How true the answer has to be, of each that is in the queue.
+    wanted: HashMap<Arc<str>, Consistency>,
+    /// Keys were looked at since a page was listed.
+    has_looked: bool,
     /// What has to be answered before the client has all that stood.
     owed: HashSet<Arc<str>>,
     /// What could not be had.
@@ -38,7 +42,7 @@ pub(super) struct Work {
 
 /// How it goes on.
 pub(super) enum Next {
-    Look(Vec<(Arc<str>, Instant)>),
+    Look(Vec<(Arc<str>, Consistency)>),
     List(KeyPrefix),
     Wait,
 }
@@ -53,7 +57,8 @@ impl Work {
         let mut work = Self {
             began: Instant::now(),
             queue: VecDeque::new(),
-            since: HashMap::new(),
+            wanted: HashMap::new(),
+            has_looked: false,
             owed: HashSet::new(),
             failed: HashSet::new(),
             unlisted: held.collect(),
@@ -65,25 +70,24 @@ impl Work {
             is_synced: false,
         };
         for key in named {
-            work.owe(key);
+            work.owe(key, Consistency::Since(work.began));
         }
         work
     }
 
-    pub(super) fn look_at(&mut self, key: Arc<str>, since: Instant) {
-        if let Some(before) = self.since.get_mut(&key) {
-            *before = since.max(*before);
+    pub(super) fn look_at(&mut self, key: Arc<str>, wanted: Consistency) {
+        if let Some(before) = self.wanted.get_mut(&key) {
+            *before = truer(*before, wanted);
         } else {
-            self.since.insert(Arc::clone(&key), since);
+            self.wanted.insert(Arc::clone(&key), wanted);
             self.queue.push_back(key);
         }
     }
 
     /// The client does not have all before it has an answer for that.
-    fn owe(&mut self, key: Arc<str>) {
+    fn owe(&mut self, key: Arc<str>, wanted: Consistency) {
         self.owed.insert(Arc::clone(&key));
-        let began = self.began;
-        self.look_at(key, began);
+        self.look_at(key, wanted);
     }
 
     pub(super) fn owes(&self, key: &Arc<str>) -> bool {
@@ -124,13 +128,17 @@ impl Work {
         self.list_after = Some(at);
     }
 
+    /// What fails together is tried again together.
     fn pause(&mut self) -> Instant {
-        let next = self.pauses.next().unwrap_or(PAUSES.1);
-        *self.retry_at.get_or_insert_with(|| Instant::now() + next)
+        let pauses = &mut self.pauses;
+        *self
+            .retry_at
+            .get_or_insert_with(|| Instant::now() + pauses.next().unwrap_or(PAUSES.1))
     }
 
     pub(super) fn listed(&mut self, next_page_token: String) {
         self.list_after = None;
+        self.has_looked = false;
         self.page_token = next_page_token;
         if self.page_token.is_empty() {
             self.prefixes.pop_front();
@@ -138,22 +146,28 @@ impl Work {
         if self.prefixes.is_empty() {
             // What no page named stands no more, or moved from where the list was yet to come to where it had been.
             for key in mem::take(&mut self.unlisted) {
-                self.owe(key);
+                self.owe(key, Consistency::After(self.began));
             }
         }
     }
 
+    /// Keys and pages in turns, so that what changes all the time keeps nobody from what stands.
     pub(super) fn next(&mut self) -> Next {
-        if !self.queue.is_empty() {
-            let together = self.queue.len().min(TOGETHER);
-            let keys = self.queue.drain(..together);
-            let since = &mut self.since;
-            // Each in the queue has its time.
-            return Next::Look(keys.filter_map(|key| since.remove_entry(&key)).collect());
+        if self.retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.retry();
         }
-        match self.prefixes.front() {
-            Some(prefix) if self.list_after.is_none() => Next::List(prefix.clone()),
-            _ => Next::Wait,
+        let may_list = self.list_after.is_none();
+        match self.prefixes.front().filter(|_| may_list) {
+            Some(prefix) if self.has_looked || self.queue.is_empty() => Next::List(prefix.clone()),
+            _ if self.queue.is_empty() => Next::Wait,
+            _ => {
+                self.has_looked = true;
+                let together = self.queue.len().min(TOGETHER);
+                let keys = self.queue.drain(..together);
+                let wanted = &mut self.wanted;
+                // Each in the queue has its own.
+                Next::Look(keys.filter_map(|key| wanted.remove_entry(&key)).collect())
+            }
         }
     }
 
@@ -170,12 +184,23 @@ impl Work {
     }
 
     /// What could not be had is looked at once more.
-    pub(super) fn retry(&mut self) {
+    fn retry(&mut self) {
         self.retry_at = None;
         self.list_after = None;
         let now = Instant::now();
         for key in mem::take(&mut self.failed) {
-            self.look_at(key, now);
+            self.look_at(key, Consistency::After(now));
         }
+    }
+}
+
+/// What answers both.
+fn truer(one: Consistency, other: Consistency) -> Consistency {
+    match (one, other) {
+        (Consistency::After(one) | Consistency::Since(one), Consistency::After(other))
+        | (Consistency::After(one), Consistency::Since(other)) => Consistency::After(one.max(other)),
+        (Consistency::Since(one), Consistency::Since(other)) => Consistency::Since(one.max(other)),
+        (Consistency::Cached, wanted) | (wanted, Consistency::Cached) => wanted,
+        (Consistency::Latest, _) | (_, Consistency::Latest) => Consistency::Latest,
     }
 }
