@@ -1,10 +1,12 @@
-//! A bare tonic server of the same API, which does nothing but pass bytes on.
+//! A bare tonic server of the same API, which does nothing but pass bytes on; what is written is on disk before it does.
 
 use std::sync::Mutex;
 
+use redb::{Database, TableDefinition};
 use tagway_proto::v1;
 use tagway_proto::v1::config_service_server::{ConfigService, ConfigServiceServer};
 use tagway_proto::v1::watch_configs_response::{Kind, Synced};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -19,6 +21,7 @@ pub(super) async fn serve(answer: v1::GetConfigResponse) -> String {
     let bare = Bare {
         answer,
         watchers: Mutex::default(),
+        store: Store::new(),
     };
     // A process's worth of threads of its own, as the gateway has.
     std::thread::spawn(move || {
@@ -40,6 +43,33 @@ pub(super) async fn serve(answer: v1::GetConfigResponse) -> String {
 struct Bare {
     answer: v1::GetConfigResponse,
     watchers: Mutex<Vec<Watcher>>,
+    store: Store,
+}
+
+/// A file, and nothing around it.
+struct Store {
+    database: Database,
+    _folder: TempDir,
+}
+
+const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
+
+impl Store {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        Self {
+            database: Database::create(folder.path().join("bare.redb")).unwrap(),
+            _folder: folder,
+        }
+    }
+
+    /// As safely as the gateway does.
+    fn put(&self, key: &str, value: &[u8]) {
+        let mut transaction = self.database.begin_write().unwrap();
+        transaction.set_two_phase_commit(true);
+        transaction.open_table(VALUES).unwrap().insert(key, value).unwrap();
+        transaction.commit().unwrap();
+    }
 }
 
 type Message = Result<v1::WatchConfigsResponse, Status>;
@@ -71,6 +101,7 @@ impl ConfigService for Bare {
         request: Request<v1::PutConfigRequest>,
     ) -> Result<Response<v1::PutConfigResponse>, Status> {
         let v1::PutConfigRequest { key, value, .. } = request.into_inner();
+        tokio::task::block_in_place(|| self.store.put(&key, &value));
         let config = v1::Config {
             key,
             value,

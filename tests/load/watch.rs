@@ -1,5 +1,6 @@
 //! From a change to its delivery at each of many watchers, beside bare tonic streams and beside etcd: up to 100 connections with up to
-//! 100 streams each, all of which watch one key. Each change is made when all have the one before, so that no time is that of
+//! 100 streams each, all of which watch one key. The bare server keeps what it is told as safely as the gateway does. Each change
+//! is made when all have the one before, so that no time is that of
 //! a queue.
 
 use std::fs;
