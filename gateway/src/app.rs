@@ -1,8 +1,11 @@
 //! The one place where the parts are put together: bind first, so that a port in use is told before anything starts;
 //! then open, load and serve.
 
+mod events;
+
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,22 +13,27 @@ use std::sync::Arc;
 
 use prometheus_client::registry::Registry as Metrics;
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
 
 use crate::backend::dynamodb::{self, DynamoDb};
 use crate::backend::embedded::{self, Embedded};
 use crate::backend::ssm::{self, ParameterSettings, ParameterStore};
-use crate::backend::{AwsSettings, Backend, Catalog, NoRegion};
-use crate::cache::{Cache, CacheMetrics, Snapshot, SnapshotError};
+use crate::backend::{AwsSettings, Backend, Catalog, NoRegion, Observed};
+use crate::cache::{Cache, CacheMetrics, Sharing, Snapshot, SnapshotError};
 use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
 use crate::identity::{Identity, KeySets, KeysError};
 use crate::placement::CachePolicy;
-use crate::server::{Readiness, serve_grpc, serve_ops};
-use crate::settings::{BackendKind, BackendSettings, CacheSettings, KeyFile, Listen, Settings, Source};
+use crate::server::{Admin, Administration, Readiness, Services, serve_admin, serve_grpc, serve_ops};
+use crate::settings::{
+    BackendKind, BackendSettings, CacheSettings, IdentitySettings, KeyFile, Listen, Settings, Source,
+};
+use crate::status::Parts;
 use crate::strategy::{self, Engine, Registry};
 use crate::watch::Hub;
+use events::{Events, Replica};
 
 /// Shortest secret that page tokens are sealed with, in bytes.
 const PAGE_TOKEN_KEY_BYTES: usize = 32;
@@ -64,6 +72,9 @@ pub enum StartError {
         /// Why.
         error: NoRegion,
     },
+    /// The events' place is not known.
+    #[error("events.region: {0}")]
+    EventsRegion(NoRegion),
     /// The folder for what was last known good.
     #[error("cache.snapshot = {folder}: {error}", folder = folder.display())]
     Snapshot {
@@ -89,12 +100,16 @@ pub enum StartError {
 pub struct App {
     settings: Settings,
     grpc: TcpListener,
+    admin: Option<TcpListener>,
     ops: Option<TcpListener>,
     keys: Arc<KeySets>,
     identity: Arc<Identity>,
     registry: Arc<Registry>,
     configs: Arc<Configs>,
     cache: Arc<Cache>,
+    hub: Arc<Hub>,
+    events: Events,
+    administration: Administration,
     snapshot: Option<Snapshot>,
 }
 
@@ -103,17 +118,45 @@ impl App {
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         let clock = Clock::system();
         let grpc = bind("server.listen", settings.server.listen).await?;
-        let ops = match settings.server.ops_listen {
-            Listen::Nowhere => None,
-            Listen::At(address) => Some(bind("server.ops_listen", address).await?),
+        let ops = bind_if("server.ops_listen", settings.server.ops_listen).await?;
+        // The same address is the same listener.
+        let admin = if settings.server.admin_is_with_tenants() {
+            None
+        } else {
+            bind_if("server.admin_listen", settings.server.admin_listen).await?
         };
         let keys = KeySets::open(&settings.identity).await?;
         let identity = Arc::new(Identity::new(&settings.identity, Arc::clone(&keys), clock.clone()));
-        let catalog = open_catalog(&settings, &clock).await?;
+        let parts = Parts::new(clock.clone());
+        let catalog = open_catalog(&settings, &parts, &clock).await?;
         let registry = Arc::new(load_strategies(&settings).await?);
         let page_tokens = page_tokens(&settings, &clock)?;
-        let cache = cache(&settings.cache);
+        let cache = cache(&settings);
         let snapshot = snapshot(&settings, &cache, &clock)?;
+        let hub = Hub::new(Arc::clone(&cache));
+        let replica: Arc<str> = Ulid::from_datetime(clock.now()).to_string().into();
+        let made_of = Replica {
+            name: Arc::clone(&replica),
+            settings: &settings,
+            catalog: &catalog,
+            cache: &cache,
+            hub: &hub,
+            parts: &parts,
+            clock: &clock,
+        };
+        let events = Events::open(&made_of).await?;
+        let admins = Identity::new(&admins(&settings.identity), Arc::clone(&keys), clock.clone());
+        let administration = Administration {
+            admin: Arc::new(Admin {
+                replica,
+                parts,
+                registry: Arc::clone(&registry),
+                cache: Arc::clone(&cache),
+                hub: Arc::clone(&hub),
+                started: Instant::now(),
+            }),
+            identity: Arc::new(admins),
+        };
         let configs = Arc::new(Configs::new(
             Arc::clone(&registry),
             catalog,
@@ -123,12 +166,16 @@ impl App {
         Ok(Self {
             settings,
             grpc,
+            admin,
             ops,
             keys,
             identity,
             registry,
             configs,
             cache,
+            hub,
+            events,
+            administration,
             snapshot,
         })
     }
@@ -151,7 +198,7 @@ impl App {
         let address = self.address().map(|address| address.to_string()).unwrap_or_default();
         let keys = Arc::clone(&self.keys);
         let refresher = tokio::spawn(async move { keys.run().await });
-        let hub = Hub::new(Arc::clone(&self.cache));
+        let hub = self.hub;
         let telling = {
             let hub = Arc::clone(&hub);
             tokio::spawn(async move { hub.run().await })
@@ -162,21 +209,30 @@ impl App {
         let mut metrics = Metrics::with_prefix("tagway");
         metrics.register_collector(Box::new(CacheMetrics(Arc::clone(&self.cache))));
         hub.metrics().register(&mut metrics);
+        self.events.register(&mut metrics);
+        let events = self.events.run(stop.clone());
         let ops = self
             .ops
             .map(|listener| tokio::spawn(serve_ops(listener, readiness.clone(), metrics, over.clone())));
         let snapshots = self
             .snapshot
             .map(|snapshot| tokio::spawn(snapshot.run(Arc::clone(&self.cache), over.clone())));
-        let grpc = serve_grpc(
-            self.grpc,
-            &self.settings.server,
-            &self.settings.limits,
-            self.identity,
-            self.configs,
+        let Settings { server, limits, .. } = &self.settings;
+        let services = Services {
+            identity: self.identity,
+            configs: self.configs,
             hub,
-            stop.clone(),
-        );
+            admin: server.admin_is_with_tenants().then(|| self.administration.clone()),
+        };
+        let admin_address = self.admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        let admin = async {
+            match self.admin {
+                None => pending().await,
+                // To the very end, so that operators see the draining.
+                Some(listener) => serve_admin(listener, server, limits, self.administration, over.clone()).await,
+            }
+        };
+        let grpc = serve_grpc(self.grpc, server, limits, services, stop.clone());
         let drain = self.settings.server.drain;
         // The last twentieths are for what comes after the requests.
         let last = drain / 20;
@@ -189,10 +245,12 @@ impl App {
         tracing::info!(
             address,
             ops = ops_address,
+            admin = admin_address.map(|address| address.to_string()),
             version = env!("CARGO_PKG_VERSION"),
             "serving"
         );
         let ended_by = tokio::select! {
+            ended_by = admin => ended_by.map_err(|error| StartError::Machine(error.to_string())),
             ended_by = grpc => ended_by.map_err(|error| StartError::Machine(error.to_string())),
             () = overdue => {
                 tracing::warn!(?drain, "requests were still under way when the time to drain was over");
@@ -202,6 +260,7 @@ impl App {
         refresher.abort();
         telling.abort();
         over.cancel();
+        events.finish(last).await;
         if let Some(ops) = ops {
             // A probe that never reads its answer does not keep the process.
             _ = timeout(last, ops).await;
@@ -255,13 +314,28 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Sta
         .map_err(|error| StartError::Bind { key, address, error })
 }
 
-async fn open_catalog(settings: &Settings, clock: &Clock) -> Result<Catalog, StartError> {
+async fn bind_if(key: &'static str, listen: Listen) -> Result<Option<TcpListener>, StartError> {
+    match listen {
+        Listen::Nowhere => Ok(None),
+        Listen::At(address) => Ok(Some(bind(key, address).await?)),
+    }
+}
+
+/// Whose tokens `AdminService` believes.
+fn admins(identity: &IdentitySettings) -> IdentitySettings {
+    let mut admins = identity.clone();
+    if !admins.admin_audiences.is_empty() {
+        admins.audiences.clone_from(&identity.admin_audiences);
+    }
+    admins
+}
+
+async fn open_catalog(settings: &Settings, parts: &Parts, clock: &Clock) -> Result<Catalog, StartError> {
     let mut backends: BTreeMap<Arc<str>, Arc<dyn Backend>> = BTreeMap::new();
     for (id, backend) in &settings.backends {
-        backends.insert(
-            id.as_str().into(),
-            open(id, backend, settings.limits.tenants, clock).await?,
-        );
+        let store = open(id, backend, settings.limits.tenants, clock).await?;
+        let part = parts.part(&format!("backend:{id}"), true, "");
+        backends.insert(id.as_str().into(), Arc::new(Observed::new(store, part)));
     }
     Ok(Catalog::new(backends))
 }
@@ -322,7 +396,7 @@ pub fn at_aws(id: &str, backend: &BackendSettings, tenants: u32) -> AwsSettings 
     }
 }
 
-fn cache(settings: &CacheSettings) -> Arc<Cache> {
+fn cache(settings: &Settings) -> Arc<Cache> {
     let CacheSettings {
         ttl,
         stale,
@@ -330,14 +404,18 @@ fn cache(settings: &CacheSettings) -> Arc<Cache> {
         max_ttl,
         max_stale,
         ..
-    } = *settings;
+    } = settings.cache;
     let otherwise = CachePolicy { ttl, stale, negative };
     let most = CachePolicy {
         ttl: max_ttl,
         stale: max_stale,
         negative: max_ttl,
     };
-    Cache::new(settings.max_bytes.0, otherwise, most)
+    let sharing = Sharing {
+        look_again: Some(settings.events.sweep),
+        tells: settings.events.publish(),
+    };
+    Cache::shared(settings.cache.max_bytes.0, otherwise, most, sharing)
 }
 
 /// What was last known good, in `cache`, if settings say where it is.

@@ -8,6 +8,7 @@ mod aws;
 pub(crate) mod conformance;
 pub mod dynamodb;
 pub mod embedded;
+mod observed;
 pub mod ssm;
 
 use std::collections::BTreeMap;
@@ -20,9 +21,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub(crate) use aws::failure::describe as describe_failure;
 #[cfg(test)]
 pub(crate) use aws::stand_in;
 pub use aws::{AwsSettings, NoRegion};
+pub use observed::Observed;
 
 use crate::identity::VerifiedTenant;
 use crate::key::{Etag, Name};
@@ -51,6 +54,8 @@ pub struct Capabilities {
     pub updated_by: bool,
     /// May answer with what stood before a change, for a while after it.
     pub reads_lag: bool,
+    /// Others write to it too, behind this gateway's back.
+    pub others_write: bool,
 }
 
 impl Capabilities {
@@ -96,6 +101,20 @@ pub enum ReadMany {
     /// The values of others took all the room there was.
     Unread,
 }
+
+/// What a comparison of many names says of one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// This stands.
+    Stands(Etag),
+    /// Nothing stands there.
+    Nothing,
+    /// There was no room for it.
+    Unread,
+}
+
+/// Of values that are read to compare their etags, together.
+const COMPARED_BYTES: usize = 4 << 20;
 
 /// What is written. Who writes is the token's subject.
 #[derive(Clone)]
@@ -196,6 +215,15 @@ impl Page {
     }
 }
 
+/// How much somebody waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Urgency {
+    /// A caller does.
+    Asked,
+    /// Nobody does: it looks for changes, and goes after all that is asked for.
+    Sweep,
+}
+
 /// Which part of a range.
 #[derive(Debug, Clone)]
 pub struct PageRequest<'r> {
@@ -211,6 +239,8 @@ pub struct PageRequest<'r> {
     pub bytes: usize,
     /// Leave values out.
     pub keys_only: bool,
+    /// Who waits for it.
+    pub urgency: Urgency,
 }
 
 /// Why a store did not do it. For operators: what reaches callers says none of it.
@@ -326,6 +356,18 @@ pub trait Backend: Send + Sync {
         read
     }
 
+    /// What stands at each of the names by its etag alone, for who looks for changes and lets everybody else go first. Some may
+    /// be left out: those are to be asked for again.
+    async fn compare(&self, tenant: &VerifiedTenant, names: &[&PhysicalName]) -> Vec<Result<Compared, BackendError>> {
+        let read = self.read_many(tenant, names, COMPARED_BYTES).await;
+        let compared = |read| match read {
+            ReadMany::Found(entry) => Compared::Stands(entry.etag),
+            ReadMany::Nothing => Compared::Nothing,
+            ReadMany::Unread => Compared::Unread,
+        };
+        read.into_iter().map(|read| read.map(compared)).collect()
+    }
+
     /// The newest state of `name` that had this version, standing or not, as far back as history is kept.
     async fn read_version(
         &self,
@@ -398,6 +440,11 @@ impl Catalog {
     #[must_use]
     pub fn new(backends: BTreeMap<Arc<str>, Arc<dyn Backend>>) -> Self {
         Self(backends)
+    }
+
+    /// Each, with its id.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<dyn Backend>)> {
+        self.0.iter().map(|(id, backend)| (&**id, backend))
     }
 
     /// The store of that id.

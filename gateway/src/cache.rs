@@ -12,18 +12,20 @@ mod reads;
 mod snapshot;
 mod writes;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quick_cache::sync::Cache as QuickCache;
 use quick_cache::{DefaultHashBuilder, Weighter};
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Entry};
-use crate::placement::{CachePolicy, Place};
-pub use changes::{Changed, Changes, Taken};
+use crate::key::{Etag, TenantId};
+use crate::placement::{CachePolicy, Place, Space};
+pub use changes::{Changed, Changes, Doubt, Taken};
 use fence::Fence;
 use known::{Known, Look, Verdict};
 pub use metrics::CacheMetrics;
@@ -113,11 +115,23 @@ struct Shard {
     changed: Instant,
 }
 
+/// How a gateway stands to others that write to the same stores.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sharing {
+    /// What is read is compared with its store this often, if others write to that.
+    pub look_again: Option<Duration>,
+    /// Others are to hear of what is written here.
+    pub tells: bool,
+}
+
 /// The cache of one gateway, over all of its stores.
 pub struct Cache {
     known: QuickCache<Place, Arc<Known>, Weight, DefaultHashBuilder, Evictions>,
     counts: Counts,
     feed: Arc<Changes>,
+    /// What was written here, for others to hear of. None: nobody is told.
+    written: Option<Arc<Changes>>,
+    look_again: Option<Duration>,
     /// Of what is kept.
     changes: AtomicU64,
     shards: Vec<Mutex<Shard>>,
@@ -144,6 +158,12 @@ impl Cache {
     /// One of so many bytes, for those whose placement says nothing `otherwise`, and at most `most` for the others.
     #[must_use]
     pub fn new(bytes: u64, otherwise: CachePolicy, most: CachePolicy) -> Arc<Self> {
+        Self::shared(bytes, otherwise, most, Sharing::default())
+    }
+
+    /// The same, over stores that others write to.
+    #[must_use]
+    pub fn shared(bytes: u64, otherwise: CachePolicy, most: CachePolicy, sharing: Sharing) -> Arc<Self> {
         let entries = usize::try_from(bytes / TYPICAL_BYTES).unwrap_or(usize::MAX).max(1);
         let counts = Counts::default();
         let evictions = Evictions(Arc::clone(&counts.evictions));
@@ -151,6 +171,8 @@ impl Cache {
             known: QuickCache::with(entries, bytes, Weight, DefaultHashBuilder::default(), evictions),
             counts,
             feed: Arc::default(),
+            written: sharing.tells.then(Arc::default),
+            look_again: sharing.look_again,
             changes: AtomicU64::new(0),
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             hasher: RandomState::new(),
@@ -163,6 +185,52 @@ impl Cache {
     #[must_use]
     pub fn feed(&self) -> &Arc<Changes> {
         &self.feed
+    }
+
+    /// What was written here, if others are to hear of it.
+    #[must_use]
+    pub fn written(&self) -> Option<&Arc<Changes>> {
+        self.written.as_ref()
+    }
+
+    /// The newest state that was seen at a place, whether or not it stands.
+    #[must_use]
+    pub fn newest(&self, place: &Place) -> Option<Etag> {
+        self.known.peek(place)?.newest()
+    }
+
+    /// What stands at a place, as far as this gateway knows; and as of when.
+    #[must_use]
+    pub fn believed(&self, place: &Place) -> Option<(Option<Etag>, Instant)> {
+        let known = self.known.peek(place).filter(|known| known.holds())?;
+        Some((known.etag(), known.as_of))
+    }
+
+    /// What is kept for `tenant`, or for all, is taken for past its time: of these keys, or of all. Returns how much that was.
+    pub fn refresh(&self, tenant: Option<&TenantId>, keys: &HashSet<String>) -> u64 {
+        let is_asked_for = |place: &Place| {
+            let is_theirs = tenant.is_none_or(|tenant| *place.name.range().space() == Space::Tenant(tenant.clone()));
+            is_theirs && (keys.is_empty() || keys.contains(&place.name.key()))
+        };
+        let places = self.known.iter().map(|(place, _)| place).filter(is_asked_for);
+        let mut refreshed = 0;
+        for place in places.collect::<Vec<_>>() {
+            self.doubt(&place, false);
+            refreshed += 1;
+        }
+        refreshed
+    }
+
+    /// The store was asked at `as_of`, and this stood there, or nothing. Something else may have been told of it: who watches it
+    /// looks again, and asks where that is not what is known.
+    pub fn compared(&self, place: &Place, etag: Option<Etag>, as_of: Instant, lags: bool) {
+        match self.believed(place) {
+            Some((believed, since)) if believed == etag || since >= as_of => {
+                let doubt = Doubt::None;
+                self.feed.put(place, Changed { since, doubt });
+            }
+            _ => self.doubt(place, lags),
+        }
     }
 
     /// What a placement's own policy comes to here.

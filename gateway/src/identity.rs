@@ -192,6 +192,18 @@ pub struct Reader(VerifiedTenant);
 #[derive(Debug, Clone)]
 pub struct Writer(VerifiedTenant);
 
+/// Who may administrate a gateway, and nothing of any tenant.
+#[derive(Debug, Clone)]
+pub struct Administrator(Arc<VerifiedCaller>);
+
+impl Administrator {
+    /// Who it is.
+    #[must_use]
+    pub fn subject(&self) -> &Arc<str> {
+        self.0.subject()
+    }
+}
+
 impl Deref for Reader {
     type Target = VerifiedTenant;
 
@@ -238,6 +250,16 @@ impl Identity {
             return Err(IdentityError::TenantTwice);
         }
         self.tenant(caller, picked)
+    }
+
+    /// Who may administrate, by the one token of a request with this metadata. It need not name a tenant.
+    pub async fn administrator(&self, headers: &HeaderMap) -> Result<Administrator, IdentityError> {
+        let caller = self.caller(token::shown(headers)?).await?;
+        if caller.may(Permission::Admin) {
+            Ok(Administrator(caller))
+        } else {
+            Err(IdentityError::PermissionMissing(Permission::Admin))
+        }
     }
 
     /// Who the bearer is. A token that verified before is remembered by its whole text, until it expires or the key

@@ -13,6 +13,8 @@ pub const TENANT_BYTES: usize = 128;
 pub const TAG_BYTES: usize = 64;
 /// Longest name, in bytes.
 pub const NAME_BYTES: usize = 256;
+/// Longest key, in bytes.
+pub const KEY_BYTES: usize = TAG_BYTES + NAME_BYTES;
 /// Most segments of a name.
 pub const NAME_SEGMENTS: usize = 8;
 
@@ -141,7 +143,7 @@ impl FromStr for Name {
 
 /// The shape that keys and prefixes share, told before any tag is looked up.
 fn check_text(text: &str) -> Result<(), Malformed> {
-    if text.len() > TAG_BYTES + NAME_BYTES {
+    if text.len() > KEY_BYTES {
         return Err(Malformed::new("longer than 320 bytes, the longest tag and name"));
     }
     if !text.bytes().all(|byte| is_key_byte(byte) || byte == b'/') {

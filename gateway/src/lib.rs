@@ -8,6 +8,7 @@ pub mod backend;
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod event;
 pub mod identity;
 #[cfg(feature = "internals")]
 pub mod internals;
@@ -16,6 +17,7 @@ pub mod placement;
 pub mod server;
 pub mod settings;
 pub mod shutdown;
+pub mod status;
 pub mod strategy;
 pub mod telemetry;
 pub mod watch;

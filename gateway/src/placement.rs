@@ -317,6 +317,30 @@ impl Place {
         })
     }
 
+    /// The place of this physical name, which came from outside: `<scope root>/<namespace>/<tag>/<name>`. None if it is no
+    /// name that this module would make.
+    pub(crate) fn named(backend: &Arc<str>, physical: &str) -> Option<Self> {
+        let (scope, rest) = physical.split_once('/')?;
+        let space = match scope {
+            SHARED => Space::Shared,
+            tenant => Space::Tenant(tenant.parse().ok()?),
+        };
+        // A tag is the first to end so, for a namespace segment does not.
+        let tag_ends = rest.find("_/")? + 1;
+        let (folder, name) = (&rest[..tag_ends], rest[tag_ends..].strip_prefix('/')?);
+        let (namespace, tag) = folder.rsplit_once('/').unwrap_or(("", folder));
+        let is_folder = is_namespace(namespace) && tag.parse::<Tag>().is_ok() && !folder.starts_with('/');
+        is_folder.then_some(())?;
+        let range = PhysicalRange {
+            space,
+            folder: folder.into(),
+        };
+        Some(Self {
+            backend: Arc::clone(backend),
+            name: range.name(&name.parse().ok()?),
+        })
+    }
+
     /// The range that it is in.
     #[must_use]
     pub fn range(&self) -> PlaceRange {
@@ -354,9 +378,7 @@ impl PhysicalName {
     /// The key that has this name: its tag is the last part of the folder.
     #[must_use]
     pub fn key(&self) -> String {
-        let folder = self.range.folder();
-        let tag = folder.rsplit_once('/').map_or(folder, |(_, tag)| tag);
-        [tag, self.name.as_str()].concat()
+        [self.range.tag(), self.name.as_str()].concat()
     }
 
     /// The last part: the key's name.
@@ -385,6 +407,12 @@ impl PhysicalRange {
     #[must_use]
     pub fn folder(&self) -> &str {
         &self.folder
+    }
+
+    /// What the keys of all that is in it begin with.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        self.folder.rsplit_once('/').map_or(&self.folder, |(_, tag)| tag)
     }
 
     fn name(self, name: &Name) -> PhysicalName {

@@ -1,5 +1,6 @@
 //! What listens: the gRPC services under their layers, and the operators' HTTP.
 
+mod admin_service;
 mod around;
 mod authenticate;
 mod config_service;
@@ -10,10 +11,12 @@ mod shape;
 mod status;
 mod watch;
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tagway_proto::v1::admin_service_server::AdminServiceServer;
 #[cfg(feature = "internals")]
 use tagway_proto::v1::config_service_server::ConfigService;
 use tagway_proto::v1::config_service_server::ConfigServiceServer;
@@ -21,18 +24,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::server::NamedService;
 use tonic::service::LayerExt as _;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
-use tower::ServiceBuilder;
+use tower::{Service, ServiceBuilder};
 
 use crate::clock::jittered;
 use crate::config::Configs;
 use crate::identity::Identity;
 use crate::settings::{LimitSettings, ServerSettings};
 use crate::watch::Hub;
+use admin_service::AdminServiceImpl;
 use around::AroundLayer;
-use authenticate::Authenticate;
+use authenticate::{Authenticate, AuthenticateAdmin};
 use config_service::ConfigServiceImpl;
 use deadline::Deadline;
 use in_flight::InFlight;
@@ -40,6 +46,7 @@ use shape::Shape;
 
 pub(crate) use watch::Watches;
 
+pub use admin_service::Admin;
 pub use ops::{Readiness, serve_ops};
 
 /// The service alone, without what stands around it.
@@ -50,21 +57,100 @@ pub(crate) fn config_service(configs: Arc<Configs>, watches: Arc<Watches>) -> im
 
 /// What health checks may ask for: everything, and the one service.
 const HEALTH_NAMES: [&str; 2] = ["", "tagway.v1.ConfigService"];
+/// Most calls of `AdminService` at once.
+const ADMINS: u32 = 16;
 /// Between two connections that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Of one request's metadata. More than the longest token, so that one is told that it is too long.
 const HEADER_BYTES: u32 = 32 << 10;
+
+/// What is served.
+pub struct Services {
+    /// Whose tokens are believed.
+    pub identity: Arc<Identity>,
+    /// What tenants ask for.
+    pub configs: Arc<Configs>,
+    /// What they watch.
+    pub hub: Arc<Hub>,
+    /// What operators ask for, where they ask at the same address.
+    pub admin: Option<Administration>,
+}
+
+/// What operators ask for, and whose tokens are believed that say so.
+#[derive(Clone)]
+pub struct Administration {
+    /// What they ask for.
+    pub admin: Arc<Admin>,
+    /// Whose tokens.
+    pub identity: Arc<Identity>,
+}
+
+/// Serves `AdminService` alone on `listener` until `stop`; then finishes what is under way.
+pub async fn serve_admin(
+    listener: TcpListener,
+    server: &ServerSettings,
+    limits: &LimitSettings,
+    administration: Administration,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .then(pause_after_error);
+    transport(server)
+        .add_service(administration.service(limits))
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await
+}
+
+impl Administration {
+    /// The service in its layers. Its calls are few, and apart from the tenants', so that these cannot keep it from being
+    /// answered.
+    fn service(
+        self,
+        limits: &LimitSettings,
+    ) -> impl Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>
+    + NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static {
+        ServiceBuilder::new()
+            .layer(AroundLayer(InFlight::new(ADMINS)))
+            .layer(AroundLayer(Deadline {
+                at_most: limits.request_timeout,
+            }))
+            .layer(AroundLayer(AuthenticateAdmin(self.identity)))
+            .layer(AroundLayer(Shape))
+            .named_layer(AdminServiceServer::new(AdminServiceImpl(self.admin)))
+    }
+}
+
+/// What all listeners have in common.
+fn transport(server: &ServerSettings) -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(server.keepalive.interval))
+        .http2_keepalive_timeout(Some(server.keepalive.timeout))
+        // The longest token there is, in base64 or not, and room for the rest.
+        .http2_max_header_list_size(HEADER_BYTES)
+        // tonic's grace would cut the connection instead of telling it to go (0.14.9); without one it is told, and its
+        // requests end within their own deadlines.
+        .max_connection_age(jittered(server.max_connection_age))
+}
 
 /// Serves gRPC on `listener` until `stop`; then finishes what is under way.
 pub async fn serve_grpc(
     listener: TcpListener,
     server: &ServerSettings,
     limits: &LimitSettings,
-    identity: Arc<Identity>,
-    configs: Arc<Configs>,
-    hub: Arc<Hub>,
+    services: Services,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let Services {
+        identity,
+        configs,
+        hub,
+        admin,
+    } = services;
     let (mut health, health_service) = tonic_health::server::health_reporter();
     let in_flight = InFlight::new(limits.in_flight);
     let watches = Watches::new(
@@ -108,15 +194,9 @@ pub async fn serve_grpc(
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .then(pause_after_error);
-    let transport = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(server.keepalive.interval))
-        .http2_keepalive_timeout(Some(server.keepalive.timeout))
-        // The longest token there is, in base64 or not, and room for the rest.
-        .http2_max_header_list_size(HEADER_BYTES)
-        // tonic's grace would cut the connection instead of telling it to go (0.14.9); without one it is told, and its
-        // requests end within their own deadlines.
-        .max_connection_age(jittered(server.max_connection_age))
+    let transport = transport(server)
         .add_service(service)
+        .add_optional_service(admin.map(|administration| administration.service(limits)))
         // Without a token: who probes has none.
         .add_service(health_service)
         .serve_with_incoming_shutdown(incoming, draining);

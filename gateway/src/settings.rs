@@ -22,8 +22,7 @@ use serde::Deserialize;
 use crate::key::Tag;
 use document::Document;
 
-use kinds::EventsKind;
-pub use kinds::{Algorithm, BackendKind, KeyFile, Listen, LogFormat, Permission, Source};
+pub use kinds::{Algorithm, BackendKind, EventsKind, KeyFile, Listen, LogFormat, Permission, Queue, Source};
 
 /// Everything that a gateway can be told. `Default` is what a file that says nothing gets; it cannot run as it is, for
 /// it names no issuer, no backend and no strategy.
@@ -40,7 +39,8 @@ pub struct Settings {
     pub strategies: BTreeMap<String, StrategySettings>,
     /// What is kept near.
     pub cache: CacheSettings,
-    events: EventsSettings,
+    /// How others' changes are heard of.
+    pub events: EventsSettings,
     quota: QuotaSettings,
     /// Bounds of this replica.
     pub limits: LimitSettings,
@@ -56,7 +56,8 @@ pub struct ServerSettings {
     pub listen: SocketAddr,
     /// Whether plaintext is accepted beyond loopback: for those who end TLS in front.
     pub plaintext: bool,
-    admin_listen: Listen,
+    /// gRPC: `AdminService`. Nowhere if empty; the same address as `listen` puts it there.
+    pub admin_listen: Listen,
     /// HTTP: `/livez`, `/readyz`. Nowhere if empty.
     pub ops_listen: Listen,
     tls: Option<TlsSettings>,
@@ -75,6 +76,14 @@ pub struct ServerSettings {
     /// A file of at least 32 secret bytes, the same on every replica, that page tokens are sealed with. Without it a
     /// token is good for the replica that gave it, until it restarts.
     pub page_token_key: Option<KeyFile>,
+}
+
+impl ServerSettings {
+    /// Whether `AdminService` is served where tenants call. Two ports that are yet to be chosen are two.
+    #[must_use]
+    pub fn admin_is_with_tenants(&self) -> bool {
+        self.listen.port() != 0 && self.admin_listen.address() == Some(self.listen)
+    }
 }
 
 /// `server.keepalive`
@@ -124,7 +133,8 @@ pub struct IdentitySettings {
     pub permission_claim: String,
     /// For each permission, the names of which the claim must hold one.
     pub permissions: BTreeMap<Permission, Vec<String>>,
-    admin_audiences: Vec<String>,
+    /// As `audiences`, of tokens for `AdminService`. The same, if empty.
+    pub admin_audiences: Vec<String>,
     /// Bytes that verified tokens may take, so that each is verified once.
     pub token_memory: ByteSize,
     /// By how much the clocks of issuer and gateway may differ.
@@ -316,17 +326,56 @@ impl Default for CacheSettings {
     }
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+/// `[events]`
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct EventsSettings {
-    kind: EventsKind,
+pub struct EventsSettings {
+    /// Where events come from.
+    pub kind: EventsKind,
     bus: Option<String>,
-    region: Option<String>,
-    endpoint_url: Option<String>,
-    queue: Option<String>,
-    publish: bool,
+    /// Where bus and queue are. What AWS's own tools would take, if it does not say.
+    pub region: Option<String>,
+    /// A server of another address, for both.
+    pub endpoint_url: Option<String>,
+    queue: Option<Queue>,
+    publish: Option<bool>,
+    /// What is watched or read often is compared with its store this often, whatever events say.
     #[serde(with = "humantime_serde")]
-    sweep: Option<Duration>,
+    pub sweep: Duration,
+}
+
+impl EventsSettings {
+    /// The bus that our own events go to and come from.
+    #[must_use]
+    pub fn bus(&self) -> &str {
+        self.bus.as_deref().unwrap_or("default")
+    }
+
+    /// The queue that they come out of.
+    #[must_use]
+    pub fn queue(&self) -> Queue {
+        self.queue.clone().unwrap_or(Queue::Auto)
+    }
+
+    /// Whether others are told of what is written here.
+    #[must_use]
+    pub fn publish(&self) -> bool {
+        self.kind == EventsKind::Sqs && self.publish.unwrap_or(true)
+    }
+}
+
+impl Default for EventsSettings {
+    fn default() -> Self {
+        Self {
+            kind: EventsKind::None,
+            bus: None,
+            region: None,
+            endpoint_url: None,
+            queue: None,
+            publish: None,
+            sweep: Duration::from_mins(1),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 
-pub use hub::Hub;
+pub use hub::{Hub, Watched};
 pub use marks::{Marks, Progress};
 pub use metrics::{Counted, WatchMetrics};
 pub use outbox::{Outbox, Outgoing, Reserve, Room, outbox};

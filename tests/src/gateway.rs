@@ -29,6 +29,8 @@ pub struct Gateway {
     pub address: String,
     /// Where it listens for operators.
     pub ops: String,
+    /// And where for their gRPC, if it does.
+    pub admin: String,
     process: Child,
     log: Arc<Log>,
 }
@@ -75,6 +77,24 @@ pub fn settings_over_parameter_store(jwks: &str, endpoint: &str, keys: &str) -> 
             "param_config_ = { backend = \"local\"",
             "param_config_ = { backend = \"params\"",
         )
+}
+
+/// The same with tags in a table and in Parameter Store at `endpoint`, and with `events` there, as `[events]` says; and with
+/// `AdminService`.
+#[must_use]
+pub fn settings_over_aws(jwks: &str, endpoint: &str, events: &str) -> String {
+    let params = format!(
+        "[backends.params]\nkind = \"ssm\"\nregion = \"eu-west-1\"\nendpoint_url = \"{endpoint}\"\n\
+         requests_per_second = 1000\n\n[events]\n{events}\n[strategies.tag-prefix]"
+    );
+    settings_over_dynamodb(jwks, endpoint, "")
+        .replace("[strategies.tag-prefix]\n", &format!("{params}\n"))
+        .replace("[\"local\", \"hot\"]", "[\"local\", \"hot\", \"params\"]")
+        .replace(
+            "param_config_ = { backend = \"local\"",
+            "param_config_ = { backend = \"params\"",
+        )
+        .replace("[server]", "[server]\nadmin_listen = \"127.0.0.1:0\"")
 }
 
 /// Settings over the embedded store. `jwks` is where the keys are; `more` comes at the end.
@@ -202,7 +222,7 @@ impl Gateway {
                 lines.more.notify_all();
             }
         });
-        let Ok((address, ops)) = addresses.recv_timeout(START) else {
+        let Ok((address, ops, admin)) = addresses.recv_timeout(START) else {
             _ = process.kill();
             panic!("the gateway did not start:\n{}", log.lines().join("\n"));
         };
@@ -211,6 +231,7 @@ impl Gateway {
             key,
             address,
             ops,
+            admin,
             process,
             log,
         }
@@ -329,11 +350,12 @@ fn own_variables_only(command: &mut Command) -> &mut Command {
     command
 }
 
-fn addresses_in(line: &str) -> Option<(String, String)> {
+fn addresses_in(line: &str) -> Option<(String, String, String)> {
     let line: Value = serde_json::from_str(line).ok()?;
     (line["message"] == "serving").then_some(())?;
     Some((
         line["address"].as_str()?.to_owned(),
         line["ops"].as_str().unwrap_or_default().to_owned(),
+        line["admin"].as_str().unwrap_or_default().to_owned(),
     ))
 }

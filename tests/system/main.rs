@@ -11,6 +11,7 @@
 mod cache;
 mod containment;
 mod dynamodb;
+mod events;
 mod export;
 mod grammar;
 mod history;

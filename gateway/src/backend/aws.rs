@@ -5,7 +5,7 @@
 //! session tag `TenantId` is what the role's policy compares with the key of the item. So the wall in the store stands
 //! also where ours fell. All clients share one connection pool and one budget of retries.
 
-pub(super) mod failure;
+pub(crate) mod failure;
 #[cfg(test)]
 pub(crate) mod stand_in;
 

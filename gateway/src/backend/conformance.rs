@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Backend, BackendError, Conditions, Entry, NewEntry, Once, PageRequest, Precondition, Unfit, WriteError};
+use super::{
+    Backend, BackendError, Conditions, Entry, NewEntry, Once, PageRequest, Precondition, Unfit, Urgency, WriteError,
+};
 use crate::identity::VerifiedTenant;
 use crate::key::Tags;
 use crate::placement::{Grants, PhysicalName, Placed};
@@ -112,6 +114,7 @@ fn page<'n>(name: &'n PhysicalName, prefix: &'n str, after: &'n str) -> PageRequ
         entries: 100,
         bytes: 1 << 20,
         keys_only: false,
+        urgency: Urgency::Asked,
     }
 }
 

@@ -37,6 +37,7 @@ use partition::{Ask, Partition};
 use request::Outcome;
 use write::Change;
 
+pub(crate) use item::physical;
 pub use table::{ProvisionError, Step, Table};
 
 /// An item has 400 KB, names and values of all of its attributes counted (DynamoDB's developer guide, "Constraints").
@@ -60,6 +61,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     secret: false,
     updated_by: true,
     reads_lag: false,
+    others_write: true,
 };
 
 /// One table.
@@ -134,8 +136,8 @@ fn client(config: &SdkConfig, retries: RetryPartition) -> Client {
 fn partition_key(tenant: &VerifiedTenant, range: &PhysicalRange, access: Access) -> Result<String, BackendError> {
     scope_root(tenant, range, access)?;
     Ok(match range.space() {
-        Space::Tenant(_) => format!("TENANT#{}", tenant.id()),
-        Space::Shared => "SHARED".to_owned(),
+        Space::Tenant(_) => format!("{}{}", item::TENANT, tenant.id()),
+        Space::Shared => item::EVERYBODY.to_owned(),
     })
 }
 

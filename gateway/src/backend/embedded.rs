@@ -59,6 +59,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     secret: false,
     updated_by: true,
     reads_lag: false,
+    others_write: false,
 };
 
 /// One file, open.

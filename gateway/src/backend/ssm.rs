@@ -25,7 +25,7 @@ use aws_sdk_ssm::operation::get_parameter_history::GetParameterHistoryError;
 
 use super::aws::{Aws, AwsSettings, NoRegion};
 use super::{
-    Access, Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest,
+    Access, Backend, BackendError, Capabilities, Compared, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest,
     Precondition, ReadMany, WriteError, scope_root,
 };
 use crate::identity::VerifiedTenant;
@@ -48,6 +48,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     secret: true,
     updated_by: false,
     reads_lag: true,
+    others_write: true,
 };
 
 /// How Parameter Store is used, besides what all stores at AWS have: `[backends.<id>]`.
@@ -203,6 +204,21 @@ impl Backend for ParameterStore {
                 Ok(ReadMany::Found(entry))
             })
             .collect()
+    }
+
+    async fn compare(&self, tenant: &VerifiedTenant, names: &[&PhysicalName]) -> Vec<Result<Compared, BackendError>> {
+        let places: Vec<_> = names.iter().map(|name| self.wanted(tenant, name, None)).collect();
+        let wanted = places.iter().filter_map(|place| place.as_ref().ok()?.clone());
+        let answers = self.reads.at_leisure(tenant, wanted.collect()).await;
+        let mut answers = answers.into_iter();
+        let compared = places.into_iter().map(|place| {
+            if place?.is_none() {
+                return Ok(Compared::Nothing);
+            }
+            let found = answers.next().unwrap_or(Ok(None))?;
+            Ok(found.map_or(Compared::Nothing, |entry| Compared::Stands(entry.etag)))
+        });
+        compared.collect()
     }
 
     async fn history(

@@ -18,8 +18,20 @@ const WAITING: usize = 100_000;
 pub struct Changed {
     /// Who asks the store from then on is told of it.
     pub since: Instant,
+    /// Whether a look may come too soon.
+    pub doubt: Doubt,
+}
+
+/// Whether a look at what has changed may show what stood before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// No.
+    #[default]
+    None,
+    /// The store may be behind, until it shows something else.
+    Late,
     /// Nobody knows whether it has happened, or is yet to.
-    pub is_doubtful: bool,
+    Open,
 }
 
 /// All that changed since it was taken last.
@@ -65,6 +77,11 @@ impl Changes {
         }
     }
 
+    /// What waits now, if anything does.
+    pub fn take_now(&self) -> Option<Taken> {
+        self.state().take()
+    }
+
     /// All that was taken has been told.
     pub fn told(&self) {
         self.state().taken_since = None;
@@ -79,6 +96,12 @@ impl Changes {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Something has changed, or may have.
+    pub(super) fn put(&self, place: &Place, changed: Changed) {
+        let begun = self.begin();
+        self.end(&begun, place, changed);
     }
 
     /// Something is about to change.
@@ -132,7 +155,7 @@ impl Taken {
             Entry::Occupied(mut before) => {
                 let before = before.get_mut();
                 before.since = before.since.max(changed.since);
-                before.is_doubtful |= changed.is_doubtful;
+                before.doubt = before.doubt.max(changed.doubt);
             }
         }
     }

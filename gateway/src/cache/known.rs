@@ -30,8 +30,8 @@ enum Doubt {
     None,
     /// It was changed through this gateway, and what stands now is not known.
     Gone,
-    /// It was known before this gateway was started, and what became of it since is not.
-    Restored,
+    /// It stood once: before this gateway was started, or before somebody else changed it, or may have.
+    Past,
 }
 
 /// The newest state that was ever seen here.
@@ -171,10 +171,19 @@ impl Known {
         })
     }
 
+    /// After a change that others made, or may have: better than nothing, and no more.
+    pub(super) fn past(&self) -> Self {
+        let doubt = match self.doubt {
+            Doubt::None | Doubt::Past => Doubt::Past,
+            Doubt::Gone => Doubt::Gone,
+        };
+        Self { doubt, ..self.clone() }
+    }
+
     /// What was known before this gateway was started: better than nothing, and no more.
     pub(super) fn restored(entry: Option<Entry>, as_of: Instant) -> Self {
         Self {
-            doubt: Doubt::Restored,
+            doubt: Doubt::Past,
             until: as_of,
             ..Self::stands(entry, as_of)
         }
@@ -206,7 +215,7 @@ impl Known {
         self.doubt == Doubt::None
     }
 
-    /// Whether it is what stood then, as this gateway knows or another did before it.
+    /// Whether it stood then, and was not changed through this gateway since.
     pub(super) fn is_good(&self) -> bool {
         self.doubt != Doubt::Gone
     }

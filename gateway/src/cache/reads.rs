@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::fence::{Fence, ReadTicket};
 use super::known::{Known, Look, Verdict};
-use super::{Cache, Consistency, Freshness, Read, Source};
+use super::{Cache, Changed, Consistency, Doubt, Freshness, Read, Source};
 use crate::backend::{Access, Backend, BackendError, Entry, ReadMany, scope_root};
 use crate::clock::backoff;
 use crate::identity::VerifiedTenant;
@@ -84,7 +84,14 @@ impl Cache {
         scope_root(tenant, place.name.range(), Access::Read)?;
         let came = Instant::now();
         let kept = match self.near(place, policy, consistency, came) {
-            Near::Fresh(known) => return Ok(served(&known, Source::Cache)),
+            Near::Fresh(known) => {
+                if self.is_to_be_looked_at(&known, backend, came)
+                    && let Some(departure) = self.revalidate(tenant, place)
+                {
+                    tokio::spawn(departure.read(tenant.clone(), Arc::clone(backend)));
+                }
+                return Ok(served(&known, Source::Cache));
+            }
             Near::Stale(known) => {
                 if let Some(departure) = self.revalidate(tenant, place) {
                     tokio::spawn(departure.read(tenant.clone(), Arc::clone(backend)));
@@ -143,6 +150,9 @@ impl Cache {
             }
             let kept = match self.near(place, policy, consistency, came) {
                 Near::Fresh(known) => {
+                    if self.is_to_be_looked_at(&known, backend, came) {
+                        revalidations.extend(self.revalidate(tenant, place));
+                    }
                     answers.push(Answer::Near(Ok(of_many(served(&known, Source::Cache)))));
                     continue;
                 }
@@ -209,6 +219,13 @@ impl Cache {
             None => self.counts.negatives.up(),
         }
         Near::Fresh(known)
+    }
+
+    /// Whether others may have changed it since it was looked at last, and no event told of it: so what is read is compared
+    /// with its store behind the reader's back, though its time is not over.
+    fn is_to_be_looked_at(&self, known: &Known, backend: &Arc<dyn Backend>, now: Instant) -> bool {
+        let is_due = |after| now.saturating_duration_since(known.as_of) >= after;
+        self.look_again.is_some_and(is_due) && backend.capabilities().others_write
     }
 
     fn stale(&self, known: &Arc<Known>) -> Read<Option<Entry>> {
@@ -384,6 +401,12 @@ impl Departure {
         let may_keep = shard.at(&self.place).is_some_and(|fence| fence.end_read(ticket));
         shard.leave(&self.place);
         let is_newest = before.as_ref().is_none_or(|before| before.as_of <= began);
+        let was_believed = before.as_ref().filter(|before| before.holds() && is_newest);
+        if was_believed.is_some_and(|before| before.etag() != known.etag()) {
+            // Nobody told of it. Who watches it has not heard of it.
+            let (since, doubt) = (began, Doubt::None);
+            self.cache.feed.put(&self.place, Changed { since, doubt });
+        }
         if may_keep && is_newest {
             return Some(self.cache.keep(&self.place, known));
         }

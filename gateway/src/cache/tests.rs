@@ -13,7 +13,7 @@ use tokio::time::advance;
 
 use super::*;
 use crate::backend::conformance::names;
-use crate::backend::{BackendError, Conditions, NewEntry, PageRequest, Precondition, ReadMany};
+use crate::backend::{BackendError, Conditions, NewEntry, PageRequest, Precondition, ReadMany, Urgency};
 use crate::identity::VerifiedTenant;
 use crate::key::Etag;
 use crate::placement::PhysicalName;
@@ -310,6 +310,7 @@ impl World {
             entries: 10,
             bytes: 1 << 20,
             keys_only: false,
+            urgency: Urgency::Asked,
         };
         let page = self.backend.list(&self.tenant, request).await.unwrap();
         let (_, entry) = page.entries.into_iter().next()?;

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::changes::UnderWay;
 use super::fence::WriteTicket;
 use super::known::Known;
-use super::{Cache, Changed};
-use crate::backend::{Backend, Conditions, Entry, NewEntry, WriteError};
+use super::{Cache, Changed, Doubt};
+use crate::backend::{Backend, Capabilities, Conditions, Entry, NewEntry, WriteError};
 use crate::identity::VerifiedTenant;
 use crate::key::Etag;
 use crate::placement::Place;
@@ -24,7 +24,7 @@ impl Cache {
         entry: NewEntry,
         conditions: Conditions,
     ) -> Result<Entry, WriteError> {
-        let guard = WriteGuard::begin(self, place, backend.capabilities().reads_lag);
+        let guard = WriteGuard::begin(self, place, backend.capabilities());
         let value = entry.value.clone();
         let began = Instant::now();
         let written = backend.write(tenant, &place.name, entry, conditions).await?;
@@ -51,7 +51,7 @@ impl Cache {
         elsewhere: bool,
         conditions: Conditions,
     ) -> Result<bool, WriteError> {
-        let guard = WriteGuard::begin(self, place, backend.capabilities().reads_lag);
+        let guard = WriteGuard::begin(self, place, backend.capabilities());
         let seen = self.known.peek(place).and_then(|known| known.newest());
         let deleted = backend.delete(tenant, &place.name, elsewhere, conditions).await?;
         // An answer that was remembered tells what was deleted then.
@@ -63,9 +63,10 @@ impl Cache {
         Ok(deleted)
     }
 
-    /// Somebody else changed it, or may have: what is known of it is not what stands, and who looks asks.
-    pub fn doubt(&self, place: &Place) {
-        WriteGuard::begin(self, place, false).end(Left::Another);
+    /// Somebody else changed it, or may have: who looks asks, and what is known of it is for who cannot be answered. Where the
+    /// store `lags` it may not show it at once.
+    pub fn doubt(&self, place: &Place, lags: bool) {
+        WriteGuard::begin_at(self, place, lags, false).end(Left::Elsewhere);
     }
 }
 
@@ -75,8 +76,10 @@ enum Left {
     This(Entry, Instant),
     /// Nothing stands, and that state no more.
     Nothing { ended: Option<Etag> },
-    /// Something that somebody else wrote.
+    /// What another request of this gateway wrote, which may have been long ago.
     Another,
+    /// Something that somebody else wrote.
+    Elsewhere,
     /// Nobody knows.
     Unknown,
 }
@@ -87,11 +90,17 @@ struct WriteGuard<'c> {
     place: &'c Place,
     /// The store may tell of what stood before for a while.
     lags: bool,
+    /// Others have an interest in it.
+    is_told: bool,
     ticket: Option<(WriteTicket, UnderWay)>,
 }
 
 impl<'c> WriteGuard<'c> {
-    fn begin(cache: &'c Cache, place: &'c Place, lags: bool) -> Self {
+    fn begin(cache: &'c Cache, place: &'c Place, store: &Capabilities) -> Self {
+        Self::begin_at(cache, place, store.reads_lag, store.others_write)
+    }
+
+    fn begin_at(cache: &'c Cache, place: &'c Place, lags: bool, is_told: bool) -> Self {
         let under_way = cache.feed.begin();
         let mut shard = cache.shard(place);
         shard.changed = Instant::now();
@@ -101,6 +110,7 @@ impl<'c> WriteGuard<'c> {
             cache,
             place,
             lags,
+            is_told,
             ticket,
         }
     }
@@ -114,9 +124,10 @@ impl<'c> WriteGuard<'c> {
             return;
         };
         let now = Instant::now();
+        let late = if self.lags { Doubt::Late } else { Doubt::None };
         let mut changed = Changed {
             since: now,
-            is_doubtful: false,
+            doubt: Doubt::None,
         };
         let mut shard = self.cache.shard(self.place);
         shard.changed = now;
@@ -132,15 +143,19 @@ impl<'c> WriteGuard<'c> {
             Left::Nothing { ended } => Known::deleted(before.as_deref(), ended, self.lags, now),
             // Which of those that were under way at once stands, the next read tells; of a store that lags, one of the next.
             Left::This(entry, _) => {
-                changed.is_doubtful = self.lags;
+                changed.doubt = late;
                 Some(Known::one_of_several(before.as_deref(), entry.etag, now))
             }
             Left::Another => {
-                changed.is_doubtful = self.lags;
+                changed.doubt = late;
                 before.and_then(|before| before.in_doubt())
             }
+            Left::Elsewhere => {
+                changed.doubt = late;
+                before.map(|before| before.past())
+            }
             Left::Unknown => {
-                changed.is_doubtful = true;
+                changed.doubt = Doubt::Open;
                 before.and_then(|before| before.in_doubt())
             }
         };
@@ -150,6 +165,9 @@ impl<'c> WriteGuard<'c> {
         }
         drop(shard);
         self.cache.feed.end(&under_way, self.place, changed);
+        if let Some(written) = self.cache.written.as_ref().filter(|_| self.is_told) {
+            written.put(self.place, changed);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Config, ConfigError, Configs};
-use crate::backend::{Backend, Entry, PageRequest};
+use crate::backend::{Backend, Entry, PageRequest, Urgency};
 use crate::cache::{self, Cache, Consistency, Freshness};
 use crate::identity::Reader;
 use crate::key::{KeyPrefix, Name, Tag, TagPrefix};
@@ -265,6 +265,7 @@ impl Source {
                 entries: (request.page_size + 1).min(BATCH),
                 bytes: BATCH_BYTES,
                 keys_only: request.keys_only,
+                urgency: Urgency::Asked,
             };
             let asked = Instant::now();
             let page = self.backend.list(reader, page).await?;

@@ -1,4 +1,4 @@
-//! The first wall's place in the stack: no request passes it without a verified tenant.
+//! The first wall's place in the stack: no request passes it without a verified tenant, or a verified administrator.
 
 use std::sync::Arc;
 
@@ -21,6 +21,23 @@ impl Around for Authenticate {
                 // Nothing behind this wall needs the secret.
                 request.headers_mut().remove(AUTHORIZATION);
                 request.extensions_mut().insert(tenant);
+                next.run(request).await
+            }
+            Err(error) => status::identity(&error).into_http(),
+        }
+    }
+}
+
+/// Puts an `Administrator` into each request's extensions, or answers in its place.
+#[derive(Clone)]
+pub(super) struct AuthenticateAdmin(pub(super) Arc<Identity>);
+
+impl Around for AuthenticateAdmin {
+    async fn around(&self, mut request: Request<Body>, next: impl Next) -> Response<Body> {
+        match self.0.administrator(request.headers()).await {
+            Ok(administrator) => {
+                request.headers_mut().remove(AUTHORIZATION);
+                request.extensions_mut().insert(administrator);
                 next.run(request).await
             }
             Err(error) => status::identity(&error).into_http(),

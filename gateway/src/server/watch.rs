@@ -417,7 +417,8 @@ impl WatchStream {
         };
         let now = self.watches.clock.now();
         let subscriptions = self.live.values().map(|live| live.marks.progress());
-        let (mut is_stale, mut behind_since) = (false, self.watches.hub.untold_since());
+        let mut is_stale = !self.watches.hub.is_hearing();
+        let mut behind_since = self.watches.hub.untold_since();
         for progress in subscriptions {
             is_stale |= progress.is_stale;
             if progress.is_synced {

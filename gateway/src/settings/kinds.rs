@@ -75,10 +75,34 @@ impl fmt::Display for BackendKind {
 /// Where events come from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum EventsKind {
+pub enum EventsKind {
+    /// Nowhere: the sweep is all there is.
     #[default]
     None,
+    /// An SQS queue.
     Sqs,
+}
+
+/// An SQS queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Queue {
+    /// This replica's own, made when it starts and removed when it goes.
+    Auto,
+    /// The operator's, by its URL.
+    Url(String),
+}
+
+impl<'de> Deserialize<'de> for Queue {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "auto" => Ok(Self::Auto),
+            url if url.starts_with("https://") || url.starts_with("http://") => Ok(Self::Url(text)),
+            _ => Err(D::Error::custom(format!(
+                "`{text}` is neither \"auto\" nor the URL of an SQS queue"
+            ))),
+        }
+    }
 }
 
 /// How a log line looks.
@@ -98,6 +122,17 @@ pub enum Listen {
     Nowhere,
     /// There.
     At(SocketAddr),
+}
+
+impl Listen {
+    /// Where, if anywhere.
+    #[must_use]
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Nowhere => None,
+            Self::At(address) => Some(address),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Listen {

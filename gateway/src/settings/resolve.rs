@@ -7,8 +7,11 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::document::Document;
-use super::{BackendKind, BackendSettings, Listen, Permission, Problem, Settings, Source, StrategySettings};
+use super::{BackendKind, BackendSettings, EventsKind, Permission, Problem, Settings, Source, StrategySettings};
 
+/// Shortest and longest time between two comparisons of all that is watched.
+const MIN_SWEEP: Duration = Duration::from_secs(1);
+const MAX_SWEEP: Duration = Duration::from_hours(24);
 /// Longest leeway: beyond it an expired token would live on.
 const MAX_LEEWAY: Duration = Duration::from_mins(5);
 
@@ -47,6 +50,7 @@ impl Settings {
         ] {
             check.not_for_ever(key, duration);
         }
+        check.events(self);
         check.longer_than_nothing("limits.request_timeout", self.limits.request_timeout);
         check.require(self.limits.tenants > 0, "limits.tenants", "more than 0");
         check.require(self.limits.decisions.0 >= 4096, "limits.decisions", "at least 4KiB");
@@ -136,14 +140,32 @@ impl Check<'_, '_> {
             "beyond loopback tokens would cross the network in plaintext: listen on 127.0.0.1, or say plaintext = true \
              where TLS ends in front of the gateway",
         );
-        let ops = match server.ops_listen {
-            Listen::At(address) => Some(address),
-            Listen::Nowhere => None,
-        };
+        let ops = server.ops_listen.address();
+        let admin = server.admin_listen.address();
         self.require(
             server.listen.port() == 0 || ops != Some(server.listen),
             "server.ops_listen",
             "is `server.listen` too; each needs an address of its own",
+        );
+        self.require(
+            ops.is_none_or(|ops| ops.port() == 0 || admin != Some(ops)),
+            "server.ops_listen",
+            "is `server.admin_listen` too; each needs an address of its own",
+        );
+        self.require(
+            admin.is_none_or(|admin| admin.ip().is_loopback() || server.tls.is_some() || server.plaintext),
+            "server.admin_listen",
+            "beyond loopback tokens would cross the network in plaintext: listen on 127.0.0.1, or say plaintext = true \
+             where TLS ends in front of the gateway",
+        );
+        self.require(
+            settings
+                .identity
+                .admin_audiences
+                .iter()
+                .all(|audience| !audience.is_empty()),
+            "identity.admin_audiences",
+            "no audience is empty",
         );
         for (key, duration) in [
             ("server.drain", server.drain),
@@ -153,6 +175,38 @@ impl Check<'_, '_> {
             ("server.keepalive.timeout", server.keepalive.timeout),
         ] {
             self.longer_than_nothing(key, duration);
+        }
+    }
+
+    fn events(&mut self, settings: &Settings) {
+        let events = &settings.events;
+        self.require(
+            (MIN_SWEEP..=MAX_SWEEP).contains(&events.sweep),
+            "events.sweep",
+            "between 1s and 24h",
+        );
+        if events.kind == EventsKind::None {
+            for (key, is_said) in [
+                ("bus", events.bus.is_some()),
+                ("region", events.region.is_some()),
+                ("endpoint_url", events.endpoint_url.is_some()),
+                ("queue", events.queue.is_some()),
+                ("publish", events.publish == Some(true)),
+            ] {
+                self.require(!is_said, &format!("events.{key}"), "needs events.kind = \"sqs\"");
+            }
+        }
+        self.require(
+            is_bus(events.bus()),
+            "events.bus",
+            "the name of an event bus: 1 to 256 of [A-Za-z0-9_./-]",
+        );
+        if let Some(url) = &events.endpoint_url {
+            self.require(
+                is_confidential(url),
+                "events.endpoint_url",
+                "https://, or http:// on loopback",
+            );
         }
     }
 
@@ -448,6 +502,14 @@ fn is_id(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+/// API reference of Amazon EventBridge, `CreateEventBus`.
+fn is_bus(name: &str) -> bool {
+    (1..=256).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_./-".contains(&byte))
 }
 
 /// Amazon's DynamoDB developer guide, "Naming rules".

@@ -134,6 +134,19 @@ impl Snapshot {
         })
     }
 
+    /// How each does, by its name: its version and digest, or why it was rejected.
+    pub fn states(&self) -> impl Iterator<Item = (&str, Result<String, String>)> {
+        let serve = self.strategies().map(|strategy| {
+            let which = format!("{} {}", strategy.version(), strategy.digest());
+            (&**strategy.name(), Ok(which))
+        });
+        let rejected = self.rejected.iter().map(|rejected| {
+            let why = format!("rejected before it was {}: {}", rejected.stage, rejected.reason);
+            (&*rejected.name, Err(why))
+        });
+        serve.chain(rejected)
+    }
+
     /// Whether any strategy serves.
     #[must_use]
     pub fn serves(&self) -> bool {

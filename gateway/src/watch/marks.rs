@@ -33,6 +33,8 @@ struct State {
 pub(super) struct Marked {
     /// Each key, as of then or later.
     pub(super) keys: HashMap<Arc<str>, Instant>,
+    /// And what a list of each prefix shows.
+    pub(super) lists: bool,
     /// And everything else.
     pub(super) everything: bool,
 }
@@ -69,7 +71,7 @@ impl Marks {
     pub(super) fn mark(&self, key: &Arc<str>, since: Instant, came: Instant) {
         let mut state = self.state();
         state.behind_since = state.behind_since.into_iter().chain([came]).min();
-        let Marked { keys, everything } = &mut state.marked;
+        let Marked { keys, everything, .. } = &mut state.marked;
         if *everything {
             return;
         }
@@ -84,13 +86,19 @@ impl Marks {
         self.wake.notify_one();
     }
 
+    /// Keys may have come and gone.
+    pub(super) fn list_again(&self) {
+        self.state().marked.lists = true;
+        self.wake.notify_one();
+    }
+
     /// Anything may have changed.
     pub(super) fn mark_everything(&self) {
         let mut state = self.state();
         state.behind_since.get_or_insert_with(Instant::now);
         state.marked = Marked {
-            keys: HashMap::new(),
             everything: true,
+            ..Marked::default()
         };
         drop(state);
         self.wake.notify_one();

@@ -156,6 +156,10 @@ impl<T: From<News>> Subscription<T> {
             if marked.everything {
                 return Ok(());
             }
+            if marked.lists {
+                let unnamed = self.held.keys().filter(|key| !self.named.contains(*key));
+                work.list_all(self.asked.prefixes.iter().cloned(), unnamed.cloned());
+            }
             for (key, since) in marked.keys {
                 work.look_at(key, Consistency::Since(since));
             }
@@ -208,7 +212,7 @@ impl<T: From<News>> Subscription<T> {
                 ..
             } = &self.asked;
             match self.configs.interest(reader, prefixes, keys, context).await {
-                Ok(interest) => return Ok(Some(self.hub.register(interest, &self.marks))),
+                Ok(interest) => return Ok(Some(self.hub.register(reader, interest, &self.marks))),
                 Err(error) if !self.may_pass(&error) => return Err(error),
                 Err(_) => self.marks.looked(true),
             }

@@ -75,6 +75,18 @@ impl Work {
         work
     }
 
+    /// These prefixes are listed, from the first; and what is held and no page names is looked at.
+    pub(super) fn list_all(&mut self, prefixes: impl Iterator<Item = KeyPrefix>, held: impl Iterator<Item = Arc<str>>) {
+        // Else the first lists go on, and this comes to the same.
+        if self.prefixes.is_empty() {
+            self.prefixes = prefixes.collect();
+            self.unlisted = held.collect();
+            self.page_token = String::new();
+            // What is known from before is not new enough.
+            self.began = Instant::now();
+        }
+    }
+
     pub(super) fn look_at(&mut self, key: Arc<str>, wanted: Consistency) {
         if let Some(before) = self.wanted.get_mut(&key) {
             *before = truer(*before, wanted);

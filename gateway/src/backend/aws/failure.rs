@@ -78,7 +78,7 @@ fn is_throttling(code: &str) -> bool {
 }
 
 /// What happened, and what would mend it.
-pub(in crate::backend) fn describe<E>(error: &SdkError<E, HttpResponse>) -> String
+pub(crate) fn describe<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + Error + 'static,
 {

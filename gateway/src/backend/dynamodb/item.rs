@@ -19,6 +19,7 @@ use ulid::Ulid;
 
 use crate::backend::{BackendError, Entry};
 use crate::key::{Etag, Life};
+use crate::placement::SHARED;
 
 pub(super) type Item = HashMap<String, AttributeValue>;
 
@@ -51,7 +52,7 @@ pub(super) struct Path<'p>(pub(super) &'p str);
 
 impl Path<'_> {
     pub(super) fn current(self) -> String {
-        format!("CONFIG#{}", self.0)
+        [CURRENT, self.0].concat()
     }
 
     pub(super) fn state(self, etag: Etag) -> String {
@@ -73,6 +74,22 @@ impl Path<'_> {
             to: self.state(Etag { life, version }),
         }
     }
+}
+
+/// What a partition key begins with that is a tenant's, and what the one is that is everybody's.
+pub(super) const TENANT: &str = "TENANT#";
+pub(super) const EVERYBODY: &str = "SHARED";
+const CURRENT: &str = "CONFIG#";
+
+/// The physical name of what stands in the item with that key; none if it holds something else.
+pub(crate) fn physical(pk: &str, sk: &str) -> Option<String> {
+    let path = sk.strip_prefix(CURRENT)?;
+    let scope = match pk {
+        EVERYBODY => SHARED,
+        pk => pk.strip_prefix(TENANT).filter(|tenant| *tenant != SHARED)?,
+    };
+    // Else the tenant would be what comes before a slash in it.
+    (!scope.contains('/')).then(|| format!("{scope}/{path}"))
 }
 
 /// A range of sort keys, both ends included.

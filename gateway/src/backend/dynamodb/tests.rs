@@ -12,6 +12,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 
 use super::{Aws, DynamoDb, PageRequest, PhysicalName, Table, client};
+use crate::backend::Urgency;
 use crate::backend::aws::stand_in::{At, Server};
 use crate::clock::Clock;
 
@@ -53,5 +54,6 @@ fn page(name: &PhysicalName, entries: usize) -> PageRequest<'_> {
         entries,
         bytes: 1 << 20,
         keys_only: false,
+        urgency: Urgency::Asked,
     }
 }

@@ -7,10 +7,10 @@ use aws_sdk_ssm::Client;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::quota::{Quota, Urgency};
-use crate::backend::BackendError;
+use super::quota::Quota;
 use crate::backend::aws::failure::{self, Failure};
 use crate::backend::aws::{Aws, AwsSettings};
+use crate::backend::{BackendError, Urgency};
 use crate::clock::backoff;
 use crate::identity::VerifiedTenant;
 
@@ -48,7 +48,12 @@ impl Calls {
 
     /// Waits for a turn.
     pub(super) async fn turn(&self, tenant: &VerifiedTenant) {
-        self.quota.turn(tenant.id(), Urgency::Asked).await;
+        self.turn_as(tenant, Urgency::Asked).await;
+    }
+
+    /// Waits for a turn, as somebody waits for it.
+    pub(super) async fn turn_as(&self, tenant: &VerifiedTenant, urgency: Urgency) {
+        self.quota.turn(tenant.id(), urgency).await;
     }
 
     /// A turn that was not needed.
@@ -72,14 +77,30 @@ impl Calls {
         E: ProvideErrorMetadata + std::error::Error + 'static,
         F: Future<Output = Result<T, SdkError<E>>> + Send,
     {
-        self.turn(tenant).await;
-        self.call_now(tenant, repeat, send).await
+        self.call_as(tenant, Urgency::Asked, repeat, send).await
+    }
+
+    /// A call that waits for its turn, as somebody waits for it.
+    pub(super) async fn call_as<T, E, F>(
+        &self,
+        tenant: &VerifiedTenant,
+        urgency: Urgency,
+        repeat: Repeat,
+        send: impl Fn() -> F,
+    ) -> Result<T, SdkError<E>>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+        F: Future<Output = Result<T, SdkError<E>>> + Send,
+    {
+        self.turn_as(tenant, urgency).await;
+        self.call_now(tenant, urgency, repeat, send).await
     }
 
     /// A call whose turn it is.
     pub(super) async fn call_now<T, E, F>(
         &self,
         tenant: &VerifiedTenant,
+        urgency: Urgency,
         repeat: Repeat,
         send: impl Fn() -> F,
     ) -> Result<T, SdkError<E>>
@@ -100,7 +121,7 @@ impl Calls {
                 Failure::Passing | Failure::Lasting => return Err(error),
             }
             sleep(wait).await;
-            self.turn(tenant).await;
+            self.turn_as(tenant, urgency).await;
         }
         self.aws.send(Box::pin(send())).await
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::calls::{Calls, Repeat};
 use super::{parameter, path};
-use crate::backend::{Access, BackendError, Entry, Page, PageRequest};
+use crate::backend::{Access, BackendError, Entry, Page, PageRequest, Urgency};
 use crate::identity::VerifiedTenant;
 use crate::key::{Name, TenantId};
 use crate::placement::Space;
@@ -35,12 +35,13 @@ pub(super) struct Lists {
     most: usize,
     /// By path.
     kept: Cache<String, Arc<Gathered>, Bytes>,
-    /// By who asks, with whose credentials, and path.
-    under_way: Mutex<HashMap<(TenantId, String), Shared<Gathering>>>,
+    /// By who asks, with whose credentials, how urgently, and path.
+    under_way: Mutex<HashMap<Who, Shared<Gathering>>>,
     /// Writes by this gateway, begun and done.
     writes: AtomicU64,
 }
 
+type Who = (TenantId, Urgency, String);
 type Gathering = BoxFuture<'static, Result<Arc<Gathered>, BackendError>>;
 
 /// All that stood under a path.
@@ -114,7 +115,7 @@ impl Lists {
         under: &str,
         request: &PageRequest<'_>,
     ) -> Shared<Gathering> {
-        let who = (tenant.id().clone(), under.to_owned());
+        let who = (tenant.id().clone(), request.urgency, under.to_owned());
         let mut under_way = self.under_way();
         if let Some(gathering) = under_way.get(&who) {
             return gathering.clone();
@@ -140,9 +141,9 @@ impl Lists {
         tenant: VerifiedTenant,
         space: Space,
         folder: String,
-        who: (TenantId, String),
+        who: Who,
     ) -> Result<Arc<Gathered>, BackendError> {
-        let gathered = self.gather_all(&tenant, &space, &folder, &who.1).await;
+        let gathered = self.gather_all(&tenant, &space, &folder, &who).await;
         self.under_way().remove(&who);
         gathered
     }
@@ -152,7 +153,7 @@ impl Lists {
         tenant: &VerifiedTenant,
         space: &Space,
         folder: &str,
-        under: &str,
+        (_, urgency, under): &Who,
     ) -> Result<Arc<Gathered>, BackendError> {
         let writes = self.writes.load(Ordering::SeqCst);
         let client = self.calls.aws().client(tenant, space, Access::Read).await;
@@ -168,7 +169,7 @@ impl Lists {
                 let call = call.with_decryption(true).max_results(RESULTS);
                 call.set_next_token(next.clone()).send()
             };
-            let answer = self.calls.call(tenant, Repeat::Always, send).await;
+            let answer = self.calls.call_as(tenant, *urgency, Repeat::Always, send).await;
             let answer = answer.map_err(|error| self.calls.failed("GetParametersByPath", &error))?;
             names += answer.parameters().len();
             for parameter in answer.parameters() {
@@ -191,12 +192,12 @@ impl Lists {
         }
         let gathered = Arc::new(gathered);
         if writes == self.writes.load(Ordering::SeqCst) {
-            self.kept.insert(under.to_owned(), Arc::clone(&gathered));
+            self.kept.insert(under.clone(), Arc::clone(&gathered));
         }
         Ok(gathered)
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashMap<(TenantId, String), Shared<Gathering>>> {
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Who, Shared<Gathering>>> {
         // Nothing in here is left half done.
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,7 +217,7 @@ impl Change<'_> {
                 .strip_prefix(path)
                 .is_some_and(|rest| rest.starts_with('/'))
         };
-        self.lists.under_way().retain(|(_, path), _| !is_above(path));
+        self.lists.under_way().retain(|(_, _, path), _| !is_above(path));
         for (end, _) in self.parameter.match_indices('/') {
             self.lists.kept.remove(&self.parameter[..end]);
         }

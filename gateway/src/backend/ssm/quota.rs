@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use crate::backend::Urgency;
 use crate::key::TenantId;
 
 /// What is saved up while nobody asks: as many as come in this time, and at least one.
@@ -21,16 +22,6 @@ const RECOVERY: f64 = 0.1;
 const LEAST: f64 = 1.0 / 32.0;
 /// Refusals within this time are one: they are of calls that went out together.
 const TOGETHER: Duration = Duration::from_millis(500);
-
-/// How much somebody waits for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Urgency {
-    /// A caller does.
-    Asked,
-    /// Nobody does: it looks for changes.
-    #[cfg_attr(not(test), expect(dead_code, reason = "sweeps come with events"))]
-    Sweep,
-}
 
 /// Hands out turns. Clones hand out the same.
 #[derive(Clone)]

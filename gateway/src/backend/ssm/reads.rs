@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout_at};
 
 use super::calls::{Calls, Repeat};
 use super::parameter;
-use crate::backend::{Access, BackendError, Entry};
+use crate::backend::{Access, BackendError, Entry, Urgency};
 use crate::identity::VerifiedTenant;
 use crate::key::TenantId;
 use crate::placement::Space;
@@ -87,6 +87,27 @@ impl Reads {
                 },
                 Err(busy) => Err(busy),
             });
+        }
+        answers
+    }
+
+    /// Each of them, in their order, when nobody else has anything to ask.
+    pub(super) async fn at_leisure(&self, tenant: &VerifiedTenant, wanted: Vec<Wanted>) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(wanted.len());
+        for together in wanted.chunks(NAMES) {
+            let mut batch = Batch::new();
+            let mut waiting = Vec::with_capacity(together.len());
+            for wanted in together {
+                let (answer, told) = oneshot::channel();
+                batch.entry(wanted.clone()).or_default().push(answer);
+                waiting.push(told);
+            }
+            self.calls.turn_as(tenant, Urgency::Sweep).await;
+            self.ask(tenant, batch).await;
+            for told in waiting {
+                // Each is answered before `ask` returns.
+                answers.push(told.await.unwrap_or_else(|_| Err(self.calls.late())));
+            }
         }
         answers
     }
@@ -207,7 +228,10 @@ impl Reads {
             let call = client.get_parameters().set_names(Some(names.clone()));
             call.with_decryption(true).send()
         };
-        let answer = self.calls.call_now(tenant, Repeat::Always, send).await?;
+        let answer = self
+            .calls
+            .call_now(tenant, Urgency::Asked, Repeat::Always, send)
+            .await?;
         Ok(answer.parameters.unwrap_or_default())
     }
 

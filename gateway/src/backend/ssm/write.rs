@@ -11,7 +11,7 @@ use aws_sdk_ssm::types::{ParameterTier, ParameterType};
 use super::calls::Repeat;
 use super::reads::Wanted;
 use super::{ParameterStore, path, text};
-use crate::backend::{BackendError, Entry, NewEntry, Precondition, Unfit, WriteError};
+use crate::backend::{BackendError, Entry, NewEntry, Precondition, Unfit, Urgency, WriteError};
 use crate::clock::backoff;
 use crate::identity::VerifiedTenant;
 
@@ -121,7 +121,10 @@ impl ParameterStore {
             let call = call.tier(ParameterTier::IntelligentTiering);
             call.overwrite(put.follows.is_some()).send()
         };
-        let answer = self.calls.call_now(tenant, Repeat::IfNotDone, send).await?;
+        let answer = self
+            .calls
+            .call_now(tenant, Urgency::Asked, Repeat::IfNotDone, send)
+            .await?;
         Ok(answer.version().unsigned_abs())
     }
 }

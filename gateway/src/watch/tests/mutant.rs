@@ -3,7 +3,8 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::cache::Consistency;
+use crate::backend::BackendError;
+use crate::cache::{Consistency, Source};
 
 /// What is wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,7 @@ impl Mutant {
             .configs
             .interest(&reader(self.tenant), &[], &keys, &Context::default())
             .await;
-        let _registration = self.hub.register(interest.unwrap(), &self.marks);
+        let _registration = self.hub.register(&reader(self.tenant), interest.unwrap(), &self.marks);
         if self.bug != Bug::LooksBeforeItWatches {
             self.failed(keys.to_vec(), looks).await;
         }
@@ -124,7 +125,12 @@ impl Mutant {
             .configs
             .batch(&reader, &asked, &Context::default(), PAGE_BYTES)
             .await;
-        read.into_iter().map(|read| read.map(|read| read.found)).collect()
+        let answer = |read: crate::cache::Read<_>| match read.freshness.source {
+            // What stood once is no answer.
+            Source::Stale => Err(BackendError::Away("it is past its time".to_owned()).into()),
+            Source::Backend | Source::Cache => Ok(read.found),
+        };
+        read.into_iter().map(|read| read.and_then(answer)).collect()
     }
 
     /// Returns what could not be had.

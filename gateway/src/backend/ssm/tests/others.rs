@@ -5,7 +5,9 @@ use tagway_servers::{Ministack, boto3};
 
 use super::{At, entry, put};
 use crate::backend::conformance::names;
-use crate::backend::{Backend, BackendError, Conditions, NewEntry, PageRequest, Precondition, Unfit, WriteError};
+use crate::backend::{
+    Backend, BackendError, Conditions, NewEntry, PageRequest, Precondition, Unfit, Urgency, WriteError,
+};
 use crate::identity::VerifiedTenant;
 use crate::placement::PhysicalName;
 
@@ -36,6 +38,7 @@ fn all(range: &PhysicalName) -> PageRequest<'_> {
         entries: 1000,
         bytes: 1 << 20,
         keys_only: false,
+        urgency: Urgency::Asked,
     }
 }
 

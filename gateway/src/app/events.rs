@@ -1,0 +1,190 @@
+//! What hears of others' changes and tells them of ours, put together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_eventbridge::Client as EventBridge;
+use aws_sdk_sqs::Client as Sqs;
+use prometheus_client::registry::Registry as Metrics;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::StartError;
+use crate::backend::{AwsSettings, Catalog};
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::event::{Dispatch, EventMetrics, Publisher, Queue, Queues, Receiver, Source, Stores, Sweep};
+use crate::settings::{self, EventsKind, EventsSettings, Settings};
+use crate::status::Parts;
+use crate::watch::Hub;
+
+/// Of one call to SQS or EventBridge, retries included: a call for messages waits for 20 seconds by itself.
+const CALL: Duration = Duration::from_mins(1);
+
+/// What a replica is known by, and what it is made of.
+pub(super) struct Replica<'r> {
+    pub(super) name: Arc<str>,
+    pub(super) settings: &'r Settings,
+    pub(super) catalog: &'r Catalog,
+    pub(super) cache: &'r Arc<Cache>,
+    pub(super) hub: &'r Arc<Hub>,
+    pub(super) parts: &'r Parts,
+    pub(super) clock: &'r Clock,
+}
+
+/// All of it.
+pub(super) struct Events {
+    metrics: EventMetrics,
+    sweep: Arc<Sweep>,
+    heard: Option<(Arc<Dispatch>, Source)>,
+    publisher: Option<Publisher>,
+}
+
+/// All of it, at work.
+pub(super) struct Running {
+    source: Option<JoinHandle<()>>,
+    publisher: Option<JoinHandle<()>>,
+    /// Nothing more will be written.
+    over: CancellationToken,
+    /// What just runs.
+    others: Vec<JoinHandle<()>>,
+}
+
+impl Events {
+    /// Prepares it. Nobody is asked yet.
+    pub(super) async fn open(replica: &Replica<'_>) -> Result<Self, StartError> {
+        let Replica {
+            settings,
+            catalog,
+            cache,
+            hub,
+            ..
+        } = *replica;
+        let events = &settings.events;
+        let metrics = EventMetrics::default();
+        let sweep = Arc::new(Sweep::new(
+            catalog.clone(),
+            Arc::clone(cache),
+            Arc::clone(hub),
+            events.sweep,
+            metrics.clone(),
+        ));
+        let mut opened = Self {
+            metrics,
+            sweep,
+            heard: None,
+            publisher: None,
+        };
+        match events.kind {
+            EventsKind::None => {}
+            EventsKind::Sqs => opened.open_sqs(replica).await?,
+        }
+        Ok(opened)
+    }
+
+    async fn open_sqs(&mut self, replica: &Replica<'_>) -> Result<(), StartError> {
+        let Replica {
+            settings, cache, hub, ..
+        } = *replica;
+        let events = &settings.events;
+        let config = at_aws(events).load().await.map_err(StartError::EventsRegion)?;
+        let (sqs, bridge) = (Sqs::new(&config), EventBridge::new(&config));
+        let stores = Stores::new(&settings.backends);
+        let queue = match events.queue() {
+            settings::Queue::Url(url) => Queue::Named(url),
+            settings::Queue::Auto => Queue::Own(Queues::new(
+                sqs.clone(),
+                bridge.clone(),
+                events.bus().to_owned(),
+                stores.roots().map(str::to_owned),
+                replica.clock.clone(),
+            )),
+        };
+        let dispatch = Arc::new(Dispatch::new(
+            stores,
+            Arc::clone(&replica.name),
+            replica.catalog.clone(),
+            Arc::clone(cache),
+            self.metrics.clone(),
+        ));
+        let receiver = Receiver {
+            client: sqs,
+            url: String::new(),
+            dispatch: Arc::clone(&dispatch),
+        };
+        let source = Source {
+            queue,
+            receiver,
+            sweep: Arc::clone(&self.sweep),
+            hub: Arc::clone(hub),
+            part: replica.parts.part("events:sqs", false, "starting"),
+            metrics: self.metrics.clone(),
+        };
+        self.heard = Some((dispatch, source));
+        self.publisher = Publisher::new(
+            bridge,
+            events.bus().to_owned(),
+            Arc::clone(&replica.name),
+            Arc::clone(cache),
+            self.metrics.clone(),
+        );
+        Ok(())
+    }
+
+    /// Has `registry` tell its metrics.
+    pub(super) fn register(&self, registry: &mut Metrics) {
+        self.metrics.register(registry);
+    }
+
+    /// Begins. What comes from others is heard until `stop`.
+    pub(super) fn run(self, stop: CancellationToken) -> Running {
+        let sweep = self.sweep;
+        let mut others = vec![tokio::spawn(async move { sweep.run().await })];
+        let source = self.heard.map(|(dispatch, source)| {
+            others.push(tokio::spawn(async move { dispatch.run().await }));
+            tokio::spawn(source.run(stop))
+        });
+        let over = CancellationToken::new();
+        let publisher = self.publisher.map(|publisher| {
+            let over = over.clone();
+            tokio::spawn(async move { publisher.run(over).await })
+        });
+        Running {
+            source,
+            publisher,
+            over,
+            others,
+        }
+    }
+}
+
+impl Running {
+    /// Tells what is untold and cleans up, within so long.
+    pub(super) async fn finish(self, within: Duration) {
+        self.over.cancel();
+        for other in &self.others {
+            other.abort();
+        }
+        let finish = async {
+            for task in [self.publisher, self.source].into_iter().flatten() {
+                _ = task.await;
+            }
+        };
+        // What is left untold others' sweeps find, and what is left behind they reap.
+        _ = timeout(within, finish).await;
+    }
+}
+
+fn at_aws(events: &EventsSettings) -> AwsSettings {
+    AwsSettings {
+        id: "events".into(),
+        region: events.region.clone(),
+        endpoint_url: events.endpoint_url.clone(),
+        sts_endpoint_url: None,
+        tenant_role: None,
+        timeout: CALL,
+        in_flight: 64,
+        tenants: 1,
+    }
+}

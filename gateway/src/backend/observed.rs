@@ -1,0 +1,130 @@
+//! A store, and whether it answers: operators are told when it is away and when it is back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+
+use super::{
+    Backend, BackendError, Capabilities, Compared, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest,
+    ReadMany, WriteError,
+};
+use crate::identity::VerifiedTenant;
+use crate::placement::PhysicalName;
+use crate::status::Part;
+
+/// Does what the store does, and says how that went.
+pub struct Observed {
+    store: Arc<dyn Backend>,
+    part: Part,
+    is_away: AtomicBool,
+}
+
+impl Observed {
+    /// What `store` does is said of `part`.
+    #[must_use]
+    pub fn new(store: Arc<dyn Backend>, part: Part) -> Self {
+        let is_away = AtomicBool::new(false);
+        Self { store, part, is_away }
+    }
+
+    fn noted<T>(&self, answer: Result<T, BackendError>) -> Result<T, BackendError> {
+        self.note(answer.as_ref().err());
+        answer
+    }
+
+    fn noted_write<T>(&self, answer: Result<T, WriteError>) -> Result<T, WriteError> {
+        match &answer {
+            Err(WriteError::Backend(error)) => self.note(Some(error)),
+            Ok(_) | Err(_) => self.note(None),
+        }
+        answer
+    }
+
+    fn note(&self, error: Option<&BackendError>) {
+        match error {
+            Some(error @ (BackendError::Away(_) | BackendError::Full)) => {
+                self.is_away.store(true, Ordering::Relaxed);
+                self.part.is_away(&error.to_string());
+            }
+            // That it is asked too much, or for what it should not be, is no word on the store.
+            Some(BackendError::Busy { .. } | BackendError::TooManyNames(_) | BackendError::Foreign) => {}
+            // What is damaged is one key's matter, and was answered.
+            Some(BackendError::Damaged(_)) | None => {
+                if self.is_away.load(Ordering::Relaxed) && self.is_away.swap(false, Ordering::Relaxed) {
+                    self.part.is_ready("");
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Observed {
+    fn capabilities(&self) -> &Capabilities {
+        self.store.capabilities()
+    }
+
+    async fn read(&self, tenant: &VerifiedTenant, name: &PhysicalName) -> Result<Option<Entry>, BackendError> {
+        self.noted(self.store.read(tenant, name).await)
+    }
+
+    async fn read_many(
+        &self,
+        tenant: &VerifiedTenant,
+        names: &[&PhysicalName],
+        bytes: usize,
+    ) -> Vec<Result<ReadMany, BackendError>> {
+        let answers = self.store.read_many(tenant, names, bytes).await;
+        answers.into_iter().map(|answer| self.noted(answer)).collect()
+    }
+
+    async fn compare(&self, tenant: &VerifiedTenant, names: &[&PhysicalName]) -> Vec<Result<Compared, BackendError>> {
+        let answers = self.store.compare(tenant, names).await;
+        answers.into_iter().map(|answer| self.noted(answer)).collect()
+    }
+
+    async fn read_version(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        version: u64,
+    ) -> Result<Option<Entry>, BackendError> {
+        self.noted(self.store.read_version(tenant, name, version).await)
+    }
+
+    async fn history(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        after: &str,
+        entries: usize,
+        bytes: usize,
+    ) -> Result<HistoryPage, BackendError> {
+        self.noted(self.store.history(tenant, name, after, entries, bytes).await)
+    }
+
+    async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError> {
+        self.noted(self.store.list(tenant, request).await)
+    }
+
+    async fn write(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        entry: NewEntry,
+        conditions: Conditions,
+    ) -> Result<Entry, WriteError> {
+        self.noted_write(self.store.write(tenant, name, entry, conditions).await)
+    }
+
+    async fn delete(
+        &self,
+        tenant: &VerifiedTenant,
+        name: &PhysicalName,
+        elsewhere: bool,
+        conditions: Conditions,
+    ) -> Result<bool, WriteError> {
+        self.noted_write(self.store.delete(tenant, name, elsewhere, conditions).await)
+    }
+}

@@ -1,0 +1,321 @@
+//! A replica's own queue, and the rules that fill it: made when it starts and removed when it goes. What a replica left behind
+//! that was killed, any other removes.
+//!
+//! A queue carries its last heartbeat as a tag, so that who reaps needs to ask nobody else. It is made before its rules and
+//! removed after them: so there is no rule that fills nothing, unless somebody removed a queue by hand.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_eventbridge::Client as EventBridge;
+use aws_sdk_eventbridge::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_eventbridge::types::Target;
+use aws_sdk_sqs::Client as Sqs;
+use aws_sdk_sqs::types::QueueAttributeName;
+use serde_json::json;
+use ulid::Ulid;
+
+use super::{ITEMS_SOURCE, SOURCE};
+use crate::backend::describe_failure;
+use crate::clock::Clock;
+
+/// What the names of queues and rules begin with; a ULID follows.
+const PREFIX: &str = "tagway-events-";
+/// The tags of a queue: when its replica was last there, in seconds since the epoch; and the bus of its second rule.
+const HEARTBEAT: &str = "tagway:heartbeat";
+const BUS: &str = "tagway:bus";
+/// Between two heartbeats.
+pub(super) const BEAT: Duration = Duration::from_mins(5);
+/// After which whatever has none is nobody's.
+const DEAD: Duration = Duration::from_hours(1);
+/// How long a message waits for a replica that is paused. What it misses beyond that, its sweep finds.
+const RETENTION: Duration = Duration::from_mins(5);
+/// How long a message that was received is not received again.
+const VISIBILITY: Duration = Duration::from_secs(30);
+/// The bus that AWS's own events come on, and on no other.
+const DEFAULT_BUS: &str = "default";
+
+/// Makes and removes queues.
+#[derive(Clone)]
+pub struct Queues {
+    sqs: Sqs,
+    events: EventBridge,
+    bus: String,
+    /// What the names of parameters begin with that are of interest.
+    roots: Arc<[String]>,
+    clock: Clock,
+}
+
+/// One that was made.
+#[derive(Debug, Clone)]
+pub(super) struct Own {
+    pub(super) url: String,
+    id: String,
+}
+
+/// What could not be done, and why.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{operation}: {why}")]
+pub(super) struct Failed {
+    operation: &'static str,
+    why: String,
+}
+
+impl Queues {
+    /// Of events that our own gateways and pipes put on `bus`, and of those of parameters below `roots`.
+    pub fn new(sqs: Sqs, events: EventBridge, bus: String, roots: impl Iterator<Item = String>, clock: Clock) -> Self {
+        Self {
+            sqs,
+            events,
+            bus,
+            roots: roots.collect(),
+            clock,
+        }
+    }
+
+    /// Makes a queue and its rules, or nothing.
+    pub(super) async fn make(&self) -> Result<Own, Failed> {
+        let id = Ulid::from_datetime(self.clock.now()).to_string().to_lowercase();
+        let create = self.sqs.create_queue().queue_name(name(&id));
+        let create = create
+            .attributes(QueueAttributeName::MessageRetentionPeriod, seconds(RETENTION))
+            .attributes(QueueAttributeName::VisibilityTimeout, seconds(VISIBILITY))
+            .tags(HEARTBEAT, self.clock.seconds().to_string())
+            .tags(BUS, &self.bus);
+        let created = Box::pin(create.send()).await.map_err(failed("CreateQueue"))?;
+        let url = created.queue_url.unwrap_or_default();
+        let own = Own { url, id };
+        match Box::pin(self.fill(&own)).await {
+            Ok(()) => Ok(own),
+            Err(failed) => {
+                // What is left of it has no heartbeat.
+                _ = self.remove(&own).await;
+                Err(failed)
+            }
+        }
+    }
+
+    /// Has rules fill it, and nobody else.
+    async fn fill(&self, own: &Own) -> Result<(), Failed> {
+        let get = self.sqs.get_queue_attributes().queue_url(&own.url);
+        let get = get.attribute_names(QueueAttributeName::QueueArn).send();
+        let attributes = Box::pin(get).await.map_err(failed("GetQueueAttributes"))?;
+        let attributes = attributes.attributes.unwrap_or_default();
+        let arn = attributes
+            .get(&QueueAttributeName::QueueArn)
+            .cloned()
+            .unwrap_or_default();
+        let mut rules = vec![(self.bus.as_str(), rule(&own.id, "bus"), ours())];
+        if !self.roots.is_empty() {
+            rules.push((DEFAULT_BUS, rule(&own.id, "aws"), self.parameters()));
+        }
+        let mut sources = Vec::new();
+        for (bus, name, pattern) in &rules {
+            let put = self.events.put_rule().event_bus_name(*bus).name(name);
+            let put = put
+                .event_pattern(pattern)
+                .description("Fills the queue of one Tagway replica");
+            let put = Box::pin(put.send()).await.map_err(failed("PutRule"))?;
+            sources.extend(put.rule_arn);
+        }
+        let policy = json!({
+            "Version": "2012-10-17",
+            "Statement": [{
+                "Effect": "Allow",
+                "Principal": { "Service": "events.amazonaws.com" },
+                "Action": "sqs:SendMessage",
+                "Resource": arn,
+                "Condition": { "ArnEquals": { "aws:SourceArn": sources } },
+            }],
+        });
+        let set = self.sqs.set_queue_attributes().queue_url(&own.url);
+        let set = set.attributes(QueueAttributeName::Policy, policy.to_string());
+        Box::pin(set.send()).await.map_err(failed("SetQueueAttributes"))?;
+        for (bus, name, _) in &rules {
+            let target = Target::builder().id("queue").arn(&arn).build();
+            let target = target.map_err(|problem| Failed {
+                operation: "PutTargets",
+                why: problem.to_string(),
+            })?;
+            let put = self
+                .events
+                .put_targets()
+                .event_bus_name(*bus)
+                .rule(name)
+                .targets(target);
+            let put = Box::pin(put.send()).await.map_err(failed("PutTargets"))?;
+            if let Some(entry) = put.failed_entries().first() {
+                return Err(Failed {
+                    operation: "PutTargets",
+                    why: entry.error_code().unwrap_or_default().to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What Parameter Store tells of the parameters of interest, in two kinds of events that name them differently.
+    fn parameters(&self) -> String {
+        let below: Vec<_> = self.roots.iter().map(|root| json!({ "prefix": root })).collect();
+        let pattern = json!({
+            "source": ["aws.ssm"],
+            "detail-type": ["Parameter Store Change", "Parameter Store Policy Action"],
+            "detail": { "$or": [{ "name": below }, { "parameter-name": below }] },
+        });
+        pattern.to_string()
+    }
+
+    /// Its replica is there.
+    pub(super) async fn beat(&self, own: &Own) -> Result<(), Failed> {
+        let tag = self.sqs.tag_queue().queue_url(&own.url);
+        let tag = tag.tags(HEARTBEAT, self.clock.seconds().to_string());
+        Box::pin(tag.send()).await.map_err(failed("TagQueue"))?;
+        Ok(())
+    }
+
+    /// Removes a queue, and its rules before it.
+    pub(super) async fn remove(&self, own: &Own) -> Result<(), Failed> {
+        self.remove_rules(&own.id, &self.bus).await?;
+        self.delete_queue(&own.url).await
+    }
+
+    async fn delete_queue(&self, url: &str) -> Result<(), Failed> {
+        let delete = Box::pin(self.sqs.delete_queue().queue_url(url).send()).await;
+        unless_gone("DeleteQueue", delete)
+    }
+
+    async fn remove_rules(&self, id: &str, bus: &str) -> Result<(), Failed> {
+        for (bus, rule) in [(bus, rule(id, "bus")), (DEFAULT_BUS, rule(id, "aws"))] {
+            self.remove_rule(bus, &rule).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_rule(&self, bus: &str, rule: &str) -> Result<(), Failed> {
+        let remove = self.events.remove_targets().event_bus_name(bus).rule(rule);
+        unless_gone("RemoveTargets", Box::pin(remove.ids("queue").send()).await)?;
+        let delete = self.events.delete_rule().event_bus_name(bus).name(rule);
+        unless_gone("DeleteRule", Box::pin(delete.send()).await)
+    }
+
+    /// Removes what replicas left behind that are no more. Another may do the same at the same time. Returns how many queues that
+    /// was.
+    pub(super) async fn reap(&self) -> Result<usize, Failed> {
+        let mut reaped = 0;
+        let mut standing = HashSet::new();
+        let mut next: Option<String> = None;
+        loop {
+            let list = self.sqs.list_queues().queue_name_prefix(PREFIX).max_results(1000);
+            let list = Box::pin(list.set_next_token(next).send()).await;
+            let list = list.map_err(failed("ListQueues"))?;
+            for url in list.queue_urls() {
+                let Some(id) = url.rsplit('/').next().and_then(|name| name.strip_prefix(PREFIX)) else {
+                    continue;
+                };
+                let tags = Box::pin(self.sqs.list_queue_tags().queue_url(url).send()).await;
+                // It was removed meanwhile.
+                let Ok(tags) = tags else { continue };
+                let tags = tags.tags.unwrap_or_default();
+                if self.is_dead(tags.get(HEARTBEAT)) {
+                    let bus = tags.get(BUS).unwrap_or(&self.bus);
+                    self.remove_rules(id, bus).await?;
+                    self.delete_queue(url).await?;
+                    reaped += 1;
+                } else {
+                    standing.insert(id.to_owned());
+                }
+            }
+            next = list.next_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                break;
+            }
+        }
+        for bus in HashSet::from([DEFAULT_BUS, self.bus.as_str()]) {
+            self.reap_rules(bus, &standing).await?;
+        }
+        Ok(reaped)
+    }
+
+    /// Removes rules whose queue somebody removed.
+    async fn reap_rules(&self, bus: &str, standing: &HashSet<String>) -> Result<(), Failed> {
+        let mut next: Option<String> = None;
+        loop {
+            let list = self.events.list_rules().event_bus_name(bus).name_prefix(PREFIX);
+            let list = Box::pin(list.set_next_token(next).send()).await;
+            let list = list.map_err(failed("ListRules"))?;
+            for rule in list.rules() {
+                let name = rule.name().unwrap_or_default();
+                let id = name
+                    .strip_prefix(PREFIX)
+                    .and_then(|rest| Some(rest.rsplit_once('-')?.0));
+                let Some(id) = id.filter(|id| !standing.contains(*id)) else {
+                    continue;
+                };
+                // One that is being made may not be listed yet.
+                let made = Ulid::from_string(id).map(|id| id.datetime());
+                let age = made.ok().and_then(|made| self.clock.now().duration_since(made).ok());
+                if age.is_some_and(|age| age > DEAD) {
+                    self.remove_rule(bus, name).await?;
+                }
+            }
+            next = list.next_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether it is one of ours, and nobody's any more.
+    fn is_dead(&self, heartbeat: Option<&String>) -> bool {
+        let heartbeat = heartbeat.and_then(|heartbeat| heartbeat.parse::<u64>().ok());
+        heartbeat.is_some_and(|heartbeat| self.clock.seconds().saturating_sub(heartbeat) > DEAD.as_secs())
+    }
+}
+
+/// What gateways publish, and what pipes tell of tables.
+fn ours() -> String {
+    json!({ "source": [SOURCE, ITEMS_SOURCE] }).to_string()
+}
+
+fn name(id: &str) -> String {
+    [PREFIX, id].concat()
+}
+
+fn rule(id: &str, which: &str) -> String {
+    format!("{PREFIX}{id}-{which}")
+}
+
+fn seconds(duration: Duration) -> String {
+    duration.as_secs().to_string()
+}
+
+fn failed<E>(operation: &'static str) -> impl FnOnce(SdkError<E>) -> Failed
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    move |error| Failed {
+        operation,
+        why: describe_failure(&error),
+    }
+}
+
+/// What is gone already needs no removing.
+fn unless_gone<T, E>(operation: &'static str, done: Result<T, SdkError<E>>) -> Result<(), Failed>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match done {
+        Ok(_) => Ok(()),
+        Err(error) if error.code().is_some_and(is_of_nothing) => Ok(()),
+        Err(error) => Err(failed(operation)(error)),
+    }
+}
+
+/// API references of Amazon SQS and Amazon EventBridge, "Errors".
+fn is_of_nothing(code: &str) -> bool {
+    matches!(
+        code,
+        "ResourceNotFoundException" | "QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue"
+    )
+}

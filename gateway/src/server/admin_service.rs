@@ -1,0 +1,129 @@
+//! `AdminService`: what platform teams ask of one replica. It shows and changes nothing of any tenant's values.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use prost_types::Timestamp;
+use tagway_proto::v1;
+use tagway_proto::v1::admin_service_server::AdminService;
+use tagway_proto::v1::get_status_response::Part;
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status};
+
+use super::status::{invalid, status};
+use crate::cache::Cache;
+use crate::key::{KEY_BYTES, TenantId};
+use crate::status::Parts;
+use crate::strategy::Registry;
+use crate::watch::Hub;
+
+/// Most keys of one call.
+const KEYS: usize = 1000;
+
+/// What operators may look at and do.
+pub struct Admin {
+    /// The replica's name, unique among all there ever were.
+    pub replica: Arc<str>,
+    /// How each part does.
+    pub parts: Parts,
+    /// The strategies.
+    pub registry: Arc<Registry>,
+    /// What is near.
+    pub cache: Arc<Cache>,
+    /// Who watches.
+    pub hub: Arc<Hub>,
+    /// When it started.
+    pub started: Instant,
+}
+
+pub(super) struct AdminServiceImpl(pub(super) Arc<Admin>);
+
+#[tonic::async_trait]
+impl AdminService for AdminServiceImpl {
+    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let Admin {
+            replica,
+            parts,
+            registry,
+            started,
+            ..
+        } = &*self.0;
+        let parts = parts.all().into_iter().map(|(name, part)| Part {
+            name: name.to_string(),
+            ready: part.ready,
+            detail: part.detail,
+            since: Some(Timestamp::from(part.since)),
+        });
+        let snapshot = registry.current();
+        let strategies = snapshot.states().map(|(name, state)| Part {
+            name: format!("strategy:{name}"),
+            ready: state.is_ok(),
+            detail: state.unwrap_or_else(|problem| problem),
+            since: None,
+        });
+        Ok(Response::new(v1::GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: started.elapsed().try_into().ok(),
+            parts: parts.chain(strategies).collect(),
+            replica: replica.to_string(),
+        }))
+    }
+
+    async fn refresh_configs(
+        &self,
+        request: Request<v1::RefreshConfigsRequest>,
+    ) -> Result<Response<v1::RefreshConfigsResponse>, Status> {
+        let v1::RefreshConfigsRequest { tenant, keys } = request.into_inner();
+        let tenant: Option<TenantId> = match &*tenant {
+            "" => None,
+            text => Some(text.parse().map_err(|problem| invalid("tenant", problem))?),
+        };
+        if keys.len() > KEYS {
+            return Err(invalid("keys", format!("{} keys; at most {KEYS}", keys.len())));
+        }
+        if let Some(key) = keys.iter().find(|key| key.is_empty() || key.len() > KEY_BYTES) {
+            return Err(invalid("keys", format!("one of {} bytes; 1 to {KEY_BYTES}", key.len())));
+        }
+        let keys: HashSet<String> = keys.into_iter().collect();
+        let Admin { cache, hub, .. } = &*self.0;
+        let refreshed = cache.refresh(tenant.as_ref(), &keys);
+        hub.look_again(tenant.as_ref(), &keys);
+        Ok(Response::new(v1::RefreshConfigsResponse { refreshed }))
+    }
+
+    async fn list_strategies(
+        &self,
+        _: Request<v1::ListStrategiesRequest>,
+    ) -> Result<Response<v1::ListStrategiesResponse>, Status> {
+        Err(unbuilt())
+    }
+
+    async fn activate_strategy(
+        &self,
+        _: Request<v1::ActivateStrategyRequest>,
+    ) -> Result<Response<v1::ActivateStrategyResponse>, Status> {
+        Err(unbuilt())
+    }
+
+    async fn rollback_strategy(
+        &self,
+        _: Request<v1::RollbackStrategyRequest>,
+    ) -> Result<Response<v1::RollbackStrategyResponse>, Status> {
+        Err(unbuilt())
+    }
+
+    async fn list_watchers(
+        &self,
+        _: Request<v1::ListWatchersRequest>,
+    ) -> Result<Response<v1::ListWatchersResponse>, Status> {
+        Err(unbuilt())
+    }
+}
+
+fn unbuilt() -> Status {
+    status(
+        Code::Unimplemented,
+        "UNIMPLEMENTED",
+        "this part of the gateway is not built yet",
+    )
+}

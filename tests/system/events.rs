@@ -1,0 +1,425 @@
+//! Several replicas over the same stores: what changes anywhere is at every replica's watchers and callers, at once by an event
+//! and in the end without any.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tagway_proto::v1;
+use tagway_proto::v1::admin_service_client::AdminServiceClient;
+use tagway_servers::{Ministack, boto3};
+use tagway_tests::client::why;
+use tagway_tests::gateway::{Gateway, settings_over_aws};
+use tagway_tests::issuer::{Key, claims, key_set};
+use tagway_tests::watcher::{Watcher, to_keys, to_prefix};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+const HOT: &str = "tenant_config_a";
+const PARAMETER: &str = "param_config_a";
+/// The name of that one in Parameter Store.
+const NAME: &str = "/tagway/acme/live/eu-1/param_config_/a";
+/// Nothing is found by the sweep.
+const NO_SWEEP: &str = "sweep = \"24h\"";
+/// Longer than anything may take.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn with_queue(endpoint: &str, more: &str) -> String {
+    format!("kind = \"sqs\"\nregion = \"eu-west-1\"\nendpoint_url = \"{endpoint}\"\n{more}")
+}
+
+/// Gateways that believe the same key, over the same stores.
+struct Fleet {
+    key: Arc<Key>,
+    aws: Ministack,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        Self {
+            key: Key::ed("first").into(),
+            aws: Ministack::start(),
+        }
+    }
+
+    /// One more, with this said of events.
+    fn start(&self, events: &str) -> Gateway {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("keys.json"), key_set(&[&self.key]).to_string()).unwrap();
+        let settings = settings_over_aws("file:keys.json", self.aws.endpoint(), events);
+        let gateway = Gateway::start_in(folder.into(), Arc::clone(&self.key), &settings);
+        let made = gateway.tagway("acme", &["provision", "tagway.toml"], b"");
+        assert!(made.status.success(), "{made:?}");
+        gateway
+    }
+
+    /// One with a queue of its own, from which events come.
+    fn start_with_queue(&self, more: &str) -> Gateway {
+        let gateway = self.start(&with_queue(self.aws.endpoint(), more));
+        assert!(gateway.logs("a part is ready"), "{}", gateway.log());
+        gateway
+    }
+
+    /// What somebody else does there.
+    async fn does(&self, script: &str) -> String {
+        let script =
+            format!("import boto3, json, time\nclient = lambda name: boto3.client(name, 'eu-west-1')\n{script}");
+        let endpoint = self.aws.endpoint().to_owned();
+        tokio::task::spawn_blocking(move || boto3(&script, &endpoint))
+            .await
+            .unwrap()
+    }
+
+    async fn admin(
+        &self,
+        gateway: &Gateway,
+        scope: &str,
+    ) -> AdminServiceClient<
+        tonic::service::interceptor::InterceptedService<
+            Channel,
+            impl FnMut(Request<()>) -> Result<Request<()>, tonic::Status> + use<>,
+        >,
+    > {
+        let mut claims = claims("acme");
+        claims["scope"] = scope.into();
+        let token: MetadataValue<_> = format!("Bearer {}", self.key.token(&claims)).parse().unwrap();
+        let channel = Channel::from_shared(format!("http://{}", gateway.admin))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        AdminServiceClient::with_interceptor(channel, move |mut request: Request<()>| {
+            request.metadata_mut().insert("authorization", token.clone());
+            Ok(request)
+        })
+    }
+}
+
+async fn watchers(gateways: &[&Gateway]) -> Vec<Watcher> {
+    let mut watchers = Vec::new();
+    for gateway in gateways {
+        let client = gateway.client("acme").await;
+        watchers.push(Watcher::of(&client, to_keys("s", &[HOT, PARAMETER])).await);
+        let mut by_prefix = Watcher::open(&client).await.unwrap();
+        by_prefix.subscribe(to_prefix("s", ""));
+        by_prefix.synced("s").await;
+        watchers.push(by_prefix);
+    }
+    watchers
+}
+
+async fn all_show(watchers: &mut [Watcher], key: &str, value: Option<&str>) {
+    for watcher in watchers {
+        watcher.shows("s", key, value).await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_replica_writes_all_have_at_once() {
+    let fleet = Fleet::new();
+    let gateways: Vec<Gateway> = (0..3).map(|_| fleet.start_with_queue(NO_SWEEP)).collect();
+    let mut watchers = watchers(&gateways.iter().collect::<Vec<_>>()).await;
+    let mut clients = Vec::new();
+    for gateway in &gateways {
+        clients.push(gateway.client("acme").await);
+    }
+    for (round, writer) in [0, 1, 2, 0].into_iter().enumerate() {
+        let value = round.to_string();
+        for key in [HOT, PARAMETER] {
+            // It is near everywhere.
+            for client in &clients {
+                _ = client.get(key).await;
+            }
+            clients[writer].put(key, &value).await.unwrap();
+            all_show(&mut watchers, key, Some(&value)).await;
+            for client in &clients {
+                assert_eq!(client.get(key).await.unwrap().value, value.as_bytes());
+            }
+        }
+    }
+    for key in [HOT, PARAMETER] {
+        clients[1].delete(key).await.unwrap();
+        all_show(&mut watchers, key, None).await;
+    }
+    assert!(!gateways.iter().any(|gateway| gateway.log().contains("ERROR")));
+}
+
+#[tokio::test]
+async fn what_changes_behind_everybodys_back_is_noticed() {
+    let fleet = Fleet::new();
+    let gateways: Vec<Gateway> = (0..2).map(|_| fleet.start_with_queue(NO_SWEEP)).collect();
+    let mut watchers = watchers(&gateways.iter().collect::<Vec<_>>()).await;
+    let ssm = |call: &str| format!("client('ssm').{call}");
+    fleet
+        .does(&ssm(&format!(
+            "put_parameter(Name='{NAME}', Value='console', Type='String')"
+        )))
+        .await;
+    all_show(&mut watchers, PARAMETER, Some("console")).await;
+    fleet
+        .does(&ssm(&format!(
+            "put_parameter(Name='{NAME}', Value='again', Overwrite=True)"
+        )))
+        .await;
+    all_show(&mut watchers, PARAMETER, Some("again")).await;
+    fleet.does(&ssm(&format!("delete_parameter(Name='{NAME}')"))).await;
+    all_show(&mut watchers, PARAMETER, None).await;
+
+    // An item changes, and a pipe puts the record of its stream on the bus.
+    let client = gateways[0].client("acme").await;
+    client.put(HOT, "1").await.unwrap();
+    all_show(&mut watchers, HOT, Some("1")).await;
+    let pump = "
+keys = {'pk': {'S': 'TENANT#acme'}, 'sk': {'S': 'CONFIG#tenant_config_/a'}}
+table = client('dynamodb')
+def record(name):
+    image = table.get_item(TableName='tagway', Key=keys).get('Item')
+    record = {'eventName': name, 'eventSource': 'aws:dynamodb', 'awsRegion': 'eu-west-1',
+        'dynamodb': {'Keys': keys, 'SequenceNumber': '1', 'StreamViewType': 'NEW_IMAGE'},
+        'eventSourceARN': 'arn:aws:dynamodb:eu-west-1:123456789012:table/tagway/stream/2026-01-01T00:00:00.000'}
+    if image:
+        image['value']['B'] = 'bytes'
+        record['dynamodb']['NewImage'] = image
+    entry = {'Source': 'tagway.dynamodb', 'DetailType': 'DynamoDB', 'Detail': json.dumps(record)}
+    assert client('events').put_events(Entries=[entry])['FailedEntryCount'] == 0
+";
+    let update = "
+table.update_item(TableName='tagway', Key=keys, UpdateExpression='SET #v = :v, version = :n',
+    ExpressionAttributeNames={'#v': 'value'}, ExpressionAttributeValues={':v': {'B': b'2'}, ':n': {'N': '2'}})
+record('MODIFY')";
+    fleet.does(&format!("{pump}{update}")).await;
+    all_show(&mut watchers, HOT, Some("2")).await;
+    fleet
+        .does(&format!(
+            "{pump}table.delete_item(TableName='tagway', Key=keys)\nrecord('REMOVE')"
+        ))
+        .await;
+    all_show(&mut watchers, HOT, None).await;
+}
+
+#[tokio::test]
+async fn with_every_event_lost_the_sweep_finds_it() {
+    let fleet = Fleet::new();
+    let [writes, hears_nothing] = [0, 1].map(|_| fleet.start("sweep = \"1s\""));
+    let client = writes.client("acme").await;
+    client.put(HOT, "1").await.unwrap();
+    client.put(PARAMETER, "1").await.unwrap();
+    let mut watchers = watchers(&[&hears_nothing]).await;
+    let reader = hears_nothing.client("acme").await;
+    for value in ["2", "3"] {
+        for key in [HOT, PARAMETER] {
+            client.put(key, value).await.unwrap();
+        }
+        for key in [HOT, PARAMETER] {
+            all_show(&mut watchers, key, Some(value)).await;
+            assert_eq!(reader.get(key).await.unwrap().value, value.as_bytes());
+        }
+    }
+    for key in ["tenant_config_new", "param_config_new"] {
+        client.put(key, "new").await.unwrap();
+        all_show(&mut watchers[1..], key, Some("new")).await;
+    }
+    for key in [HOT, PARAMETER, "tenant_config_new", "param_config_new"] {
+        client.delete(key).await.unwrap();
+        all_show(&mut watchers[1..], key, None).await;
+    }
+    all_show(&mut watchers, HOT, None).await;
+    // What nobody watches and somebody reads, past its sweep.
+    client.put("param_config_read", "1").await.unwrap();
+    drop(watchers);
+    assert_eq!(reader.get("param_config_read").await.unwrap().value, &b"1"[..]);
+    client.put("param_config_read", "2").await.unwrap();
+    let converges = async {
+        while reader.get("param_config_read").await.unwrap().value != b"2"[..] {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), converges)
+        .await
+        .expect("within a sweep, and not a minute's ttl");
+}
+
+#[tokio::test]
+async fn a_queue_that_vanished_is_made_again_and_nothing_is_missed() {
+    let fleet = Fleet::new();
+    let [writes, hears] = [0, 1].map(|_| fleet.start_with_queue(NO_SWEEP));
+    let mut watchers = watchers(&[&hears]).await;
+    let client = writes.client("acme").await;
+    // Nothing was compared yet: what is found from here on is found by comparing.
+    let gone = fleet
+        .does(
+            "
+sqs = client('sqs')
+for url in sqs.list_queues(QueueNamePrefix='tagway-events-')['QueueUrls']:
+    sqs.delete_queue(QueueUrl=url)
+    print(url)",
+        )
+        .await;
+    assert_eq!(gone.lines().count(), 2);
+    client.put(HOT, "missed").await.unwrap();
+    client.put(PARAMETER, "missed").await.unwrap();
+    assert!(hears.logs("there is no queue"), "{}", hears.log());
+    all_show(&mut watchers, HOT, Some("missed")).await;
+    all_show(&mut watchers, PARAMETER, Some("missed")).await;
+    let queues = async {
+        loop {
+            let made = fleet
+                .does("print(len(client('sqs').list_queues(QueueNamePrefix='tagway-events-').get('QueueUrls', [])))")
+                .await;
+            if made.trim() == "2" {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, queues).await.unwrap();
+    let rules = fleet
+        .does("print(len(client('events').list_rules(NamePrefix='tagway-events-')['Rules']))")
+        .await;
+    assert_eq!(rules.trim(), "4", "the old ones are gone");
+    client.put(HOT, "heard").await.unwrap();
+    all_show(&mut watchers, HOT, Some("heard")).await;
+}
+
+const LEFT: &str = "
+print(len(client('sqs').list_queues(QueueNamePrefix='tagway-events-').get('QueueUrls', [])),
+    len(client('events').list_rules(NamePrefix='tagway-events-')['Rules']))";
+
+#[tokio::test]
+async fn who_goes_leaves_nothing_and_what_the_killed_left_is_removed() {
+    let fleet = Fleet::new();
+    let mut goes = fleet.start_with_queue(NO_SWEEP);
+    assert_eq!(fleet.does(LEFT).await.trim(), "1 2");
+    goes.signal("TERM");
+    let (status, goes) = tokio::task::spawn_blocking(move || (goes.wait(), goes)).await.unwrap();
+    assert!(status.success(), "{}", goes.log());
+    assert_eq!(fleet.does(LEFT).await.trim(), "0 0");
+
+    let killed = fleet.start_with_queue(NO_SWEEP);
+    drop(killed);
+    assert_eq!(fleet.does(LEFT).await.trim(), "1 2");
+    // A younger one may be alive.
+    let [one, other] = [0, 1].map(|_| fleet.start_with_queue(NO_SWEEP));
+    assert_eq!(fleet.does(LEFT).await.trim(), "3 6");
+    drop((one, other));
+    let aged = "
+sqs = client('sqs')
+for url in sqs.list_queues(QueueNamePrefix='tagway-events-')['QueueUrls']:
+    sqs.tag_queue(QueueUrl=url, Tags={'tagway:heartbeat': '1'})
+sqs.create_queue(QueueName='tagway-events-of-somebody-else')";
+    fleet.does(aged).await;
+    let [one, other] = [0, 1].map(|_| fleet.start_with_queue(NO_SWEEP));
+    let reaped = async { while fleet.does(LEFT).await.trim() != "3 4" {} };
+    assert!(
+        timeout(PATIENCE, reaped).await.is_ok(),
+        "{}\n{}",
+        one.log(),
+        other.log()
+    );
+}
+
+#[tokio::test]
+async fn whatever_lies_in_the_queue_harms_nobody() {
+    let fleet = Fleet::new();
+    let gateway = fleet.start_with_queue(NO_SWEEP);
+    let client = gateway.client("acme").await;
+    client.put(PARAMETER, "1").await.unwrap();
+    let mut watchers = watchers(&[&gateway]).await;
+    let sent = fleet
+        .does(r#"
+sqs = client('sqs')
+url, = sqs.list_queues(QueueNamePrefix='tagway-events-')['QueueUrls']
+def event(source, kind, detail):
+    return json.dumps({'source': source, 'detail-type': kind, 'region': 'eu-west-1', 'detail': detail})
+names = ['/tagway/acme/../globex/t_/a', '/tagway/', '/tagway//', 'x' * 2000, '/tagway/globex/live/eu-1/param_config_/a']
+bodies = ['x', '{}', 'null', '[' * 10000, '{"Type": "Notification", "Message": "{}"}', event('tagway', 'ConfigChanged', {}),
+    event('tagway', 'ConfigChanged', {'backend': 'params', 'name': 'acme/live/eu-1/param_config_/a', 'etag': 'x', 'replica': 3}),
+    event('aws.ssm', 'Parameter Store Change', None)]
+bodies += [event('aws.ssm', 'Parameter Store Change', {'operation': 'Update', 'name': name}) for name in names]
+for body in bodies * 5:
+    sqs.send_message(QueueUrl=url, MessageBody=body)
+print(len(bodies) * 5)"#)
+        .await;
+    client.put(PARAMETER, "2").await.unwrap();
+    all_show(&mut watchers, PARAMETER, Some("2")).await;
+    let empty = async {
+        loop {
+            let left = fleet
+                .does(
+                    "
+sqs = client('sqs')
+url, = sqs.list_queues(QueueNamePrefix='tagway-events-')['QueueUrls']
+names = ['ApproximateNumberOfMessages', 'ApproximateNumberOfMessagesNotVisible']
+print(*sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)['Attributes'].values())",
+                )
+                .await;
+            if left.trim() == "0 0" {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, empty).await.expect("nothing comes again");
+    assert!(sent.trim().parse::<u32>().unwrap() > 50);
+    let problems = gateway.log().matches("cannot be understood").count();
+    assert!((1..=5).contains(&problems), "a word of each kind: {}", gateway.log());
+    assert!(!gateway.log().contains("panicked"));
+}
+
+#[tokio::test]
+async fn operators_see_what_is_away_and_refresh_what_is_near() {
+    let fleet = Fleet::new();
+    let gateway = fleet.start(&with_queue("http://127.0.0.1:1", NO_SWEEP));
+    let client = gateway.client("acme").await;
+    client.put(PARAMETER, "1").await.unwrap();
+    assert!(gateway.logs("the sweep alone"), "{}", gateway.log());
+    let mut may_not = fleet.admin(&gateway, "read write share").await;
+    let refused = may_not.get_status(v1::GetStatusRequest {}).await;
+    assert_eq!(why(refused), (Code::PermissionDenied, "PERMISSION_MISSING".to_owned()));
+    let mut admin = fleet.admin(&gateway, "admin").await;
+    let status = admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+    let part = |name: &str| {
+        status
+            .parts
+            .iter()
+            .find(|part| part.name == name)
+            .unwrap_or_else(|| panic!("{status:?}"))
+    };
+    assert!(!part("events:sqs").ready && !part("events:sqs").detail.is_empty());
+    assert!(part("backend:params").ready && part("strategy:tag-prefix").ready && !status.replica.is_empty());
+    // Somebody writes, and nobody tells of it but who asks for a fresh look.
+    let mut watchers = watchers(&[&gateway]).await;
+    fleet
+        .does(&format!(
+            "client('ssm').put_parameter(Name='{NAME}', Value='2', Overwrite=True)"
+        ))
+        .await;
+    assert_eq!(client.get(PARAMETER).await.unwrap().value, &b"1"[..]);
+    let refresh = |tenant: &str, keys: &[&str]| v1::RefreshConfigsRequest {
+        tenant: tenant.to_owned(),
+        keys: keys.iter().map(|&key| key.to_owned()).collect(),
+    };
+    let others = admin
+        .refresh_configs(refresh("globex", &[]))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(others.refreshed, 0);
+    assert_eq!(client.get(PARAMETER).await.unwrap().value, &b"1"[..]);
+    let refreshed = admin
+        .refresh_configs(refresh("acme", &[PARAMETER]))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(refreshed.refreshed, 1);
+    assert_eq!(client.get(PARAMETER).await.unwrap().value, &b"2"[..]);
+    all_show(&mut watchers, PARAMETER, Some("2")).await;
+    fleet
+        .does(&format!("client('ssm').delete_parameter(Name='{NAME}')"))
+        .await;
+    admin.refresh_configs(refresh("", &[])).await.unwrap();
+    all_show(&mut watchers, PARAMETER, None).await;
+    let malformed = admin.refresh_configs(refresh("_shared", &[])).await;
+    assert_eq!(why(malformed).0, Code::InvalidArgument);
+}
