@@ -26,6 +26,11 @@ impl Door {
     pub async fn client(&self, tenant: &str) -> Client {
         Client::connect(&self.address, Some(&self.key.token(&claims(tenant)))).await
     }
+
+    /// The same, if somebody is behind it.
+    pub async fn try_client(&self, tenant: &str) -> Result<Client, tonic::transport::Error> {
+        Client::try_connect(&self.address, Some(&self.key.token(&claims(tenant)))).await
+    }
 }
 
 /// One caller.
@@ -40,12 +45,17 @@ pub struct Client {
 impl Client {
     /// Connects, with or without a token.
     pub async fn connect(address: &str, token: Option<&str>) -> Self {
+        Self::try_connect(address, token).await.expect("the gateway listens")
+    }
+
+    /// The same, if the gateway listens.
+    pub async fn try_connect(address: &str, token: Option<&str>) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        Self {
-            grpc: ConfigServiceClient::new(endpoint.connect().await.expect("the gateway listens")),
+        Ok(Self {
+            grpc: ConfigServiceClient::new(endpoint.connect().await?),
             authorization: token.map(|token| format!("Bearer {token}").parse().expect("ASCII")),
             tenant: None,
-        }
+        })
     }
 
     /// The same connection with another token.

@@ -1,22 +1,22 @@
 //! Several replicas over the same stores: what changes anywhere is at every replica's watchers and callers, at once by an event
 //! and in the end without any.
 
-use std::fs;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tagway_proto::v1;
 use tagway_proto::v1::admin_service_client::AdminServiceClient;
-use tagway_servers::{Ministack, boto3};
+use tagway_proto::v1::watch_configs_response::Kind;
+use tagway_servers::{Fault, Microburst};
 use tagway_tests::client::why;
-use tagway_tests::gateway::{Gateway, settings_over_aws};
-use tagway_tests::issuer::{Key, claims, key_set};
+use tagway_tests::gateway::Gateway;
+use tagway_tests::issuer::claims;
 use tagway_tests::watcher::{Watcher, to_keys, to_prefix};
-use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
+
+use crate::fleet::{Fleet, with_queue};
 
 const HOT: &str = "tenant_config_a";
 const PARAMETER: &str = "param_config_a";
@@ -27,52 +27,7 @@ const NO_SWEEP: &str = "sweep = \"24h\"";
 /// Longer than anything may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn with_queue(endpoint: &str, more: &str) -> String {
-    format!("kind = \"sqs\"\nregion = \"eu-west-1\"\nendpoint_url = \"{endpoint}\"\n{more}")
-}
-
-/// Gateways that believe the same key, over the same stores.
-struct Fleet {
-    key: Arc<Key>,
-    aws: Ministack,
-}
-
 impl Fleet {
-    fn new() -> Self {
-        Self {
-            key: Key::ed("first").into(),
-            aws: Ministack::start(),
-        }
-    }
-
-    /// One more, with this said of events.
-    fn start(&self, events: &str) -> Gateway {
-        let folder = TempDir::new().unwrap();
-        fs::write(folder.path().join("keys.json"), key_set(&[&self.key]).to_string()).unwrap();
-        let settings = settings_over_aws("file:keys.json", self.aws.endpoint(), events);
-        let gateway = Gateway::start_in(folder.into(), Arc::clone(&self.key), &settings);
-        let made = gateway.tagway("acme", &["provision", "tagway.toml"], b"");
-        assert!(made.status.success(), "{made:?}");
-        gateway
-    }
-
-    /// One with a queue of its own, from which events come.
-    fn start_with_queue(&self, more: &str) -> Gateway {
-        let gateway = self.start(&with_queue(self.aws.endpoint(), more));
-        assert!(gateway.logs("a part is ready"), "{}", gateway.log());
-        gateway
-    }
-
-    /// What somebody else does there.
-    async fn does(&self, script: &str) -> String {
-        let script =
-            format!("import boto3, json, time\nclient = lambda name: boto3.client(name, 'eu-west-1')\n{script}");
-        let endpoint = self.aws.endpoint().to_owned();
-        tokio::task::spawn_blocking(move || boto3(&script, &endpoint))
-            .await
-            .unwrap()
-    }
-
     async fn admin(
         &self,
         gateway: &Gateway,
@@ -422,4 +377,103 @@ async fn operators_see_what_is_away_and_refresh_what_is_near() {
     all_show(&mut watchers, PARAMETER, None).await;
     let malformed = admin.refresh_configs(refresh("_shared", &[])).await;
     assert_eq!(why(malformed).0, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn who_may_not_have_a_queue_serves_and_says_so_until_it_may() {
+    let fleet = Fleet::new();
+    let faults = Microburst::start(fleet.aws.endpoint());
+    faults.rule(&serde_json::json!({
+        "operation": "PutRule",
+        "error": { "code": "LimitExceededException", "status": 400, "message": "no more rules" },
+    }));
+    let settings = with_queue(faults.endpoint(), "sweep = \"1s\"");
+    let gateway = fleet.start(&settings);
+    assert!(gateway.logs("PutRule"), "{}", gateway.log());
+    let mut admin = fleet.admin(&gateway, "admin").await;
+    let mut told = async || {
+        let status = admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+        let part = status.parts.into_iter().find(|part| part.name == "events:sqs").unwrap();
+        (part.ready, part.detail)
+    };
+    let (ready, detail) = told().await;
+    assert!(
+        !ready && detail.contains("PutRule") && detail.contains("LimitExceeded"),
+        "{detail}"
+    );
+    // What was made in vain is not left, and what changes is found all the same.
+    let mut watchers = watchers(&[&gateway]).await;
+    fleet
+        .does(&format!(
+            "client('ssm').put_parameter(Name='{NAME}', Value='found', Type='String')"
+        ))
+        .await;
+    all_show(&mut watchers, PARAMETER, Some("found")).await;
+    let progress = async {
+        loop {
+            if let (_, Kind::Progress(progress)) = watchers[0].any().await.unwrap() {
+                break progress.stale;
+            }
+        }
+    };
+    assert!(progress.await, "watchers are told that nobody tells of changes");
+    faults.clear();
+    assert!(gateway.logs("a part is ready"), "{}", gateway.log());
+    assert!(told().await.0);
+    let left = async { while fleet.does(LEFT).await.trim() != "1 2" {} };
+    timeout(PATIENCE, left).await.unwrap();
+    for (operation, fault) in [
+        ("ReceiveMessage", Fault::Throttled),
+        ("ReceiveMessage", Fault::Truncated),
+        ("DeleteMessageBatch", Fault::Internal),
+        ("PutEvents", Fault::Throttled),
+    ] {
+        faults.inject(operation, fault, 2);
+    }
+    let client = gateway.client("acme").await;
+    client.put(PARAMETER, "1").await.unwrap();
+    all_show(&mut watchers, PARAMETER, Some("1")).await;
+}
+
+#[tokio::test]
+async fn a_queue_behind_a_topic_is_as_good_as_one_of_its_own() {
+    let fleet = Fleet::new();
+    let topic = include_str!("../../gateway/deploy/events-topic.yaml");
+    let queue = include_str!("../../gateway/deploy/events-queue.yaml");
+    let wrapped = queue.replace("RawMessageDelivery: true", "RawMessageDelivery: false");
+    // A string in JSON is one in Python.
+    let [topic, queue, wrapped] = [topic, queue, &wrapped].map(serde_json::Value::from);
+    let made = fleet
+        .does(&format!(
+            "
+cloudformation = client('cloudformation')
+def stack(name, body, **parameters):
+    parameters = [{{'ParameterKey': key, 'ParameterValue': value}} for key, value in parameters.items()]
+    cloudformation.create_stack(StackName=name, TemplateBody=body, Parameters=parameters)
+    waiter = cloudformation.get_waiter('stack_create_complete')
+    waiter.wait(StackName=name, WaiterConfig={{'Delay': 0.1, 'MaxAttempts': 600}})
+    output, = cloudformation.describe_stacks(StackName=name)['Stacks'][0]['Outputs']
+    return output['OutputValue']
+topic = stack('topic', {topic})
+print(stack('raw', {queue}, TopicArn=topic, QueueName='tagway-0'))
+# One that says what it comes from.
+print(stack('wrapped', {wrapped}, TopicArn=topic, QueueName='tagway-1'))"
+        ))
+        .await;
+    let (first, wrapped) = made.trim().split_once('\n').unwrap();
+    let gateways = [first, wrapped].map(|url| {
+        let queue = format!("queue = \"{url}\"\n{NO_SWEEP}");
+        fleet.start_with_queue(&queue)
+    });
+    assert_eq!(fleet.does(LEFT).await.trim(), "0 0", "they make none of their own");
+    let mut watchers = watchers(&gateways.iter().collect::<Vec<_>>()).await;
+    let client = gateways[0].client("acme").await;
+    client.put(HOT, "1").await.unwrap();
+    all_show(&mut watchers, HOT, Some("1")).await;
+    fleet
+        .does(&format!(
+            "client('ssm').put_parameter(Name='{NAME}', Value='console', Type='String')"
+        ))
+        .await;
+    all_show(&mut watchers, PARAMETER, Some("console")).await;
 }

@@ -13,6 +13,8 @@ mod containment;
 mod dynamodb;
 mod events;
 mod export;
+mod fleet;
+mod fleet_histories;
 mod grammar;
 mod history;
 mod identity;

@@ -1,5 +1,6 @@
 """What Ministack lacks to evaluate policies on what is one tenant's: variables, `dynamodb:LeadingKeys`, the parameters
-that one request names, and the use of a key by Parameter Store.
+that one request names, and the use of a key by Parameter Store; and on rules: their names on the default bus, and
+`events:TargetArn`.
 
 It reaches into private functions, which is one more reason to pin the version. What it does not know stays unknown, and
 so is refused.
@@ -30,11 +31,18 @@ def complete():
 
     def with_parameters(service, method, path, headers, body, query_params, region, account):
         resource = extract_resource_arn(service, method, path, headers, body, query_params, region, account)
-        return Resource(resource, json.loads(body)) if service == "ssm" else resource
+        if service == "events":
+            resource = rule(json.loads(body), region, account) or resource
+        return Resource(resource, json.loads(body)) if service in ("events", "ssm") else resource
 
     def each(access_key, action, service, region, resource_arn="*", service_context=None):
         if not isinstance(resource_arn, Resource):
             return enforce(access_key, action, service, region, resource_arn, service_context)
+        if service == "events":
+            # Of several only the first: nobody here sends more.
+            target = next(iter(resource_arn.request.get("Targets", [])), {})
+            context = {**(service_context or {}), "events:TargetArn": target.get("Arn")}
+            return enforce(access_key, action, service, region, str(resource_arn), context)
         checks = parameters(action, resource_arn) + uses_of_keys(action, resource_arn.request, region)
         refused = (
             enforce(access_key, action, action.split(":")[0], region, resource, {**service_context, **context})
@@ -49,12 +57,19 @@ def complete():
 
 
 class Resource(str):
-    """What Ministack takes for the resource of a request to Parameter Store, with the request."""
+    """What Ministack takes for the resource of a request to Parameter Store or EventBridge, with the request."""
 
     def __new__(cls, resource, request):
         new = super().__new__(cls, resource)
         new.request = request
         return new
+
+
+def rule(request, region, account):
+    """The rule that a request is about, if it is about one. On the default bus it has no bus in its name."""
+    name, bus = request.get("Rule") or request.get("Name"), request.get("EventBusName", "default")
+    path = name if bus == "default" else f"{bus}/{name}"
+    return name and f"arn:aws:events:{region}:{account}:rule/{path}"
 
 
 def resolved(statement, context):

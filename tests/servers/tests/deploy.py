@@ -32,12 +32,26 @@ def allowed(calls):
         try:
             call()
         except ClientError as error:
-            if not error.response["Error"]["Code"].startswith("AccessDenied"):
+            code = error.response["Error"]["Code"]
+            if code == "ReceiptHandleIsInvalid":
+                return True
+            if not code.startswith("AccessDenied"):
                 raise
             return False
         return True
 
     return [name for name, call in calls.items() if passes(call)]
+
+
+def stack(name, body, parameters):
+    client("cloudformation").create_stack(
+        StackName=name,
+        TemplateBody=body,
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+    )
+    waiter = client("cloudformation").get_waiter("stack_create_complete")
+    waiter.wait(StackName=name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 600})
 
 
 def deploy():
@@ -56,14 +70,8 @@ def deploy():
         "CreateEventBus": "true",
         "KmsKeyArn": key,
     }
-    client("cloudformation").create_stack(
-        StackName="tagway",
-        TemplateBody=template,
-        Capabilities=["CAPABILITY_NAMED_IAM"],
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-    )
-    waiter = client("cloudformation").get_waiter("stack_create_complete")
-    waiter.wait(StackName="tagway", WaiterConfig={"Delay": 0.1, "MaxAttempts": 600})
+    stack("tagway", template, parameters)
+    stack("tagway-events", events, {"GatewayRoleName": "gateway", "EventBusName": "changes"})
     for whose in ["acme", "globex", "_shared"]:
         client("ssm").put_parameter(Name=f"{ROOT}/{whose}/ns/tag/text", Value="v", Type="String")
         client("ssm").put_parameter(Name=f"{ROOT}/{whose}/ns/tag/secret", Value="v", Type="SecureString", KeyId=key)
@@ -172,6 +180,50 @@ def parameters(session, kms_key):
     }
 
 
+def queues_and_rules(session):
+    sqs, events = client("sqs", session), client("events", session)
+    client("sqs").create_queue(QueueName="another")
+
+    def url(queue):
+        return client("sqs").get_queue_url(QueueName=queue)["QueueUrl"]
+
+    def put_rule(name, bus):
+        return events.put_rule(Name=name, EventBusName=bus, EventPattern='{"source": ["tagway"]}')
+
+    def put_target(queue):
+        target = {"Id": "queue", "Arn": f"arn:aws:sqs:us-east-1:{ACCOUNT}:{queue}"}
+        return events.put_targets(Rule=own, Targets=[target])
+
+    def of(queue):
+        return {
+            f"attributes of {queue}": lambda: sqs.get_queue_attributes(QueueUrl=url(queue), AttributeNames=["All"]),
+            f"set attributes of {queue}": lambda: sqs.set_queue_attributes(QueueUrl=url(queue), Attributes={"DelaySeconds": "0"}),
+            f"tag {queue}": lambda: sqs.tag_queue(QueueUrl=url(queue), Tags={"a": "b"}),
+            f"tags of {queue}": lambda: sqs.list_queue_tags(QueueUrl=url(queue)),
+            f"receive from {queue}": lambda: sqs.receive_message(QueueUrl=url(queue)),
+            f"delete from {queue}": lambda: sqs.delete_message(QueueUrl=url(queue), ReceiptHandle="x"),
+            f"send to {queue}": lambda: sqs.send_message(QueueUrl=url(queue), MessageBody="x"),
+        }
+
+    own = "tagway-events-1"
+    calls = {"create queue": lambda: sqs.create_queue(QueueName=own, tags={"a": "b"})}
+    calls |= {name.replace(own, "queue"): call for name, call in of(own).items()}
+    calls |= of("another") | {"create another": lambda: sqs.create_queue(QueueName="yet-another")}
+    return calls | {
+        "put rule": lambda: put_rule(own, "default"),
+        "put rule on bus": lambda: put_rule(own, "changes"),
+        "put another rule": lambda: put_rule("another", "default"),
+        "put target": lambda: put_target(own),
+        "put another target": lambda: put_target("another"),
+        "remove target": lambda: events.remove_targets(Rule=own, Ids=["queue"]),
+        "delete rule": lambda: events.delete_rule(Name=own),
+        "delete queue": lambda: sqs.delete_queue(QueueUrl=url(own)),
+        "delete another": lambda: sqs.delete_queue(QueueUrl=url("another")),
+        "list queues": lambda: sqs.list_queues(QueueNamePrefix="tagway-events-"),
+        "list rules": lambda: events.list_rules(NamePrefix="tagway-events-"),
+    }
+
+
 kms_key = deploy()
 gateway, neighbour = assume("gateway"), assume("neighbour")
 tenant = assume("tagway-tenant", gateway, TenantId="acme")
@@ -187,5 +239,6 @@ answer = {
     ),
     "tenant": allowed(calls_of(tenant, kms_key)),
     "gateway": allowed(calls_of(gateway, kms_key)),
+    "queues": allowed(queues_and_rules(gateway)),
 }
 print(json.dumps(answer))

@@ -12,23 +12,40 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tagway_servers::{Ministack, boto3, cfn_lint};
 
-fn template() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../gateway/deploy/cloudformation.yaml")
+fn template(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../gateway/deploy")
+        .join(name)
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(template(name)).expect("it is in this repository")
 }
 
 #[test]
-fn the_template_is_clean() {
-    let output = cfn_lint(&template());
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.is_empty(), "{output:?}");
+fn the_templates_are_clean() {
+    for name in [
+        "cloudformation.yaml",
+        "events.yaml",
+        "events-topic.yaml",
+        "events-queue.yaml",
+    ] {
+        let output = cfn_lint(&template(name));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.is_empty(), "{name}: {output:?}");
+    }
 }
 
 /// The policies evaluated by an emulator, so this holds as far as it reads policies as AWS does.
 #[test]
 fn a_tenant_reaches_its_own_and_reads_what_is_shared() {
-    let template = fs::read_to_string(template()).expect("it is in this repository");
     // A string in JSON is one in Python.
-    let script = format!("template = {}\n{}", json!(template), include_str!("deploy.py"));
+    let templates = format!(
+        "template = {}\nevents = {}",
+        json!(text("cloudformation.yaml")),
+        json!(text("events.yaml"))
+    );
+    let script = format!("{templates}\n{}", include_str!("deploy.py"));
     let answer = boto3(&script, Ministack::start_with_auth().endpoint());
     let mut allowed: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
 
@@ -85,4 +102,22 @@ fn a_tenant_reaches_its_own_and_reads_what_is_shared() {
         "delete _shared",
     ];
     assert_eq!(allowed["gateway"].take(), json!(gateway));
+    let queues = [
+        "create queue",
+        "attributes of queue",
+        "set attributes of queue",
+        "tag queue",
+        "tags of queue",
+        "receive from queue",
+        "delete from queue",
+        "put rule",
+        "put rule on bus",
+        "put target",
+        "remove target",
+        "delete rule",
+        "delete queue",
+        "list queues",
+        "list rules",
+    ];
+    assert_eq!(allowed["queues"].take(), json!(queues));
 }
