@@ -146,23 +146,24 @@ impl App {
         };
         let events = Events::open(&made_of).await?;
         let admins = Identity::new(&admins(&settings.identity), Arc::clone(&keys), clock.clone());
-        let administration = Administration {
-            admin: Arc::new(Admin {
-                replica,
-                parts,
-                registry: Arc::clone(&registry),
-                cache: Arc::clone(&cache),
-                hub: Arc::clone(&hub),
-                started: Instant::now(),
-            }),
-            identity: Arc::new(admins),
-        };
         let configs = Arc::new(Configs::new(
             Arc::clone(&registry),
             catalog,
             page_tokens,
             Arc::clone(&cache),
         ));
+        let administration = Administration {
+            admin: Arc::new(Admin {
+                replica,
+                parts,
+                registry: Arc::clone(&registry),
+                configs: Arc::clone(&configs),
+                cache: Arc::clone(&cache),
+                hub: Arc::clone(&hub),
+                started: Instant::now(),
+            }),
+            identity: Arc::new(admins),
+        };
         Ok(Self {
             settings,
             grpc,

@@ -206,19 +206,14 @@ impl Cache {
         Some((known.etag(), known.as_of))
     }
 
-    /// What is kept for `tenant`, or for all, is taken for past its time: of these keys, or of all. Returns how much that was.
-    pub fn refresh(&self, tenant: Option<&TenantId>, keys: &HashSet<String>) -> u64 {
+    /// Places of which something is kept for `tenant`, or for all: of these keys, or of all.
+    #[must_use]
+    pub fn places_of(&self, tenant: Option<&TenantId>, keys: &HashSet<String>) -> HashSet<Place> {
         let is_asked_for = |place: &Place| {
             let is_theirs = tenant.is_none_or(|tenant| *place.name.range().space() == Space::Tenant(tenant.clone()));
             is_theirs && (keys.is_empty() || keys.contains(&place.name.key()))
         };
-        let places = self.known.iter().map(|(place, _)| place).filter(is_asked_for);
-        let mut refreshed = 0;
-        for place in places.collect::<Vec<_>>() {
-            self.doubt(&place, false);
-            refreshed += 1;
-        }
-        refreshed
+        self.known.iter().map(|(place, _)| place).filter(is_asked_for).collect()
     }
 
     /// The store was asked at `as_of`, and this stood there, or nothing. Something else may have been told of it: who watches it

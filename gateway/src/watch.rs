@@ -4,6 +4,8 @@
 //! again by itself (`subscription`), when its client has room for what it finds (`outbox`). So nobody is sent what nobody
 //! read from a store, and nobody waits for another.
 
+mod compared;
+mod doubted;
 mod hub;
 mod marks;
 mod metrics;
@@ -15,7 +17,8 @@ use std::sync::Arc;
 
 use crate::config::Config;
 
-pub use hub::{Hub, Watched};
+pub use compared::{Listing, Stood, Watched, WatchedPlace, WatchedRange};
+pub use hub::Hub;
 pub use marks::{Marks, Progress};
 pub use metrics::{Counted, WatchMetrics};
 pub use outbox::{Outbox, Outgoing, Reserve, Room, outbox};

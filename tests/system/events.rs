@@ -219,21 +219,9 @@ for url in sqs.list_queues(QueueNamePrefix='tagway-events-')['QueueUrls']:
     assert!(hears.logs("there is no queue"), "{}", hears.log());
     all_show(&mut watchers, HOT, Some("missed")).await;
     all_show(&mut watchers, PARAMETER, Some("missed")).await;
-    let queues = async {
-        loop {
-            let made = fleet
-                .does("print(len(client('sqs').list_queues(QueueNamePrefix='tagway-events-').get('QueueUrls', [])))")
-                .await;
-            if made.trim() == "2" {
-                break;
-            }
-        }
-    };
-    timeout(PATIENCE, queues).await.unwrap();
-    let rules = fleet
-        .does("print(len(client('events').list_rules(NamePrefix='tagway-events-')['Rules']))")
-        .await;
-    assert_eq!(rules.trim(), "4", "the old ones are gone");
+    // The old rules go with their queues.
+    let made = async { while fleet.does(LEFT).await.trim() != "2 4" {} };
+    timeout(PATIENCE, made).await.unwrap();
     client.put(HOT, "heard").await.unwrap();
     all_show(&mut watchers, HOT, Some("heard")).await;
 }

@@ -87,6 +87,8 @@ impl Events {
         let Replica {
             settings, cache, hub, ..
         } = *replica;
+        // Until they come.
+        hub.hears(false);
         let events = &settings.events;
         let config = at_aws(events).load().await.map_err(StartError::EventsRegion)?;
         let (sqs, bridge) = (Sqs::new(&config), EventBridge::new(&config));

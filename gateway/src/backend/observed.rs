@@ -1,7 +1,7 @@
 //! A store, and whether it answers: operators are told when it is away and when it is back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
 
@@ -13,10 +13,16 @@ use crate::identity::VerifiedTenant;
 use crate::placement::PhysicalName;
 use crate::status::Part;
 
+/// Failures without an answer between them, after which a store is away.
+const IN_A_ROW: u32 = 5;
+
 /// Does what the store does, and says how that went.
 pub struct Observed {
     store: Arc<dyn Backend>,
     part: Part,
+    /// Without an answer between them.
+    failures: AtomicU32,
+    /// It was told so.
     is_away: AtomicBool,
 }
 
@@ -24,8 +30,12 @@ impl Observed {
     /// What `store` does is said of `part`.
     #[must_use]
     pub fn new(store: Arc<dyn Backend>, part: Part) -> Self {
-        let is_away = AtomicBool::new(false);
-        Self { store, part, is_away }
+        Self {
+            store,
+            part,
+            failures: AtomicU32::new(0),
+            is_away: AtomicBool::new(false),
+        }
     }
 
     fn noted<T>(&self, answer: Result<T, BackendError>) -> Result<T, BackendError> {
@@ -44,14 +54,21 @@ impl Observed {
     fn note(&self, error: Option<&BackendError>) {
         match error {
             Some(error @ (BackendError::Away(_) | BackendError::Full)) => {
-                self.is_away.store(true, Ordering::Relaxed);
-                self.part.is_away(&error.to_string());
+                // One that fails for one tenant alone is not away: others' calls go well between its failures.
+                if self.failures.fetch_add(1, Ordering::SeqCst) + 1 == IN_A_ROW {
+                    tracing::warn!(%error, "a store is taken for away");
+                    self.part.is_away("it does not answer; the log says why");
+                    self.is_away.store(true, Ordering::SeqCst);
+                }
             }
             // That it is asked too much, or for what it should not be, is no word on the store.
             Some(BackendError::Busy { .. } | BackendError::TooManyNames(_) | BackendError::Foreign) => {}
             // What is damaged is one key's matter, and was answered.
             Some(BackendError::Damaged(_)) | None => {
-                if self.is_away.load(Ordering::Relaxed) && self.is_away.swap(false, Ordering::Relaxed) {
+                if self.failures.load(Ordering::SeqCst) != 0 {
+                    self.failures.store(0, Ordering::SeqCst);
+                }
+                if self.is_away.load(Ordering::SeqCst) && self.is_away.swap(false, Ordering::SeqCst) {
                     self.part.is_ready("");
                 }
             }

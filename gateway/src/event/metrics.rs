@@ -65,10 +65,15 @@ impl EventMetrics {
         self.source_ready.set(i64::from(ready));
     }
 
-    pub(super) fn swept(&self, backend: &str, period: Duration, differences: u64, failures: u64) {
+    /// So much time is between what was compared last and what is, or is yet to be.
+    pub(super) fn sweeps_since(&self, backend: &str, period: Duration) {
+        let label = [("backend", backend.to_owned())];
+        self.sweep_period.get_or_create(&label).set(period.as_secs_f64());
+    }
+
+    pub(super) fn swept(&self, backend: &str, differences: u64, failures: u64) {
         let label = [("backend", backend.to_owned())];
         self.swept.get_or_create(&label).inc_by(differences);
         self.sweep_failures.get_or_create(&label).inc_by(failures);
-        self.sweep_period.get_or_create(&label).set(period.as_secs_f64());
     }
 }

@@ -14,6 +14,7 @@ use aws_sdk_eventbridge::types::Target;
 use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::types::QueueAttributeName;
 use serde_json::json;
+use tokio::time::sleep;
 use ulid::Ulid;
 
 use super::{ITEMS_SOURCE, SOURCE};
@@ -31,6 +32,8 @@ pub(super) const BEAT: Duration = Duration::from_mins(5);
 const DEAD: Duration = Duration::from_hours(1);
 /// How long a message waits for a replica that is paused. What it misses beyond that, its sweep finds.
 const RETENTION: Duration = Duration::from_mins(5);
+/// How long a queue is not used after it was made.
+const NEW: Duration = Duration::from_secs(1);
 /// How long a message that was received is not received again.
 const VISIBILITY: Duration = Duration::from_secs(30);
 /// The bus that AWS's own events come on, and on no other.
@@ -85,12 +88,14 @@ impl Queues {
             .tags(BUS, &self.bus);
         let created = Box::pin(create.send()).await.map_err(failed("CreateQueue"))?;
         let url = created.queue_url.unwrap_or_default();
+        // "You must wait at least one second after the queue is created" (API reference, `CreateQueue`).
+        sleep(NEW).await;
         let own = Own { url, id };
         match Box::pin(self.fill(&own)).await {
             Ok(()) => Ok(own),
             Err(failed) => {
-                // What is left of it has no heartbeat.
-                _ = self.remove(&own).await;
+                // What is left of it others reap.
+                _ = Box::pin(self.remove(&own)).await;
                 Err(failed)
             }
         }
@@ -166,18 +171,19 @@ impl Queues {
         pattern.to_string()
     }
 
-    /// Its replica is there.
+    /// Its replica is there. And so are its rules, whatever became of them.
     pub(super) async fn beat(&self, own: &Own) -> Result<(), Failed> {
         let tag = self.sqs.tag_queue().queue_url(&own.url);
         let tag = tag.tags(HEARTBEAT, self.clock.seconds().to_string());
         Box::pin(tag.send()).await.map_err(failed("TagQueue"))?;
-        Ok(())
+        Box::pin(self.fill(own)).await
     }
 
-    /// Removes a queue, and its rules before it.
+    /// Removes a queue, and its rules before it. What cannot be removed keeps nothing else.
     pub(super) async fn remove(&self, own: &Own) -> Result<(), Failed> {
-        self.remove_rules(&own.id, &self.bus).await?;
-        self.delete_queue(&own.url).await
+        let rules = self.remove_rules(&own.id, &self.bus).await;
+        let queue = self.delete_queue(&own.url).await;
+        rules.and(queue)
     }
 
     async fn delete_queue(&self, url: &str) -> Result<(), Failed> {
@@ -186,15 +192,25 @@ impl Queues {
     }
 
     async fn remove_rules(&self, id: &str, bus: &str) -> Result<(), Failed> {
-        for (bus, rule) in [(bus, rule(id, "bus")), (DEFAULT_BUS, rule(id, "aws"))] {
-            self.remove_rule(bus, &rule).await?;
+        let ours = self.remove_rule(bus, &rule(id, "bus")).await;
+        if self.roots.is_empty() {
+            return ours;
         }
-        Ok(())
+        let parameters = self.remove_rule(DEFAULT_BUS, &rule(id, "aws")).await;
+        ours.and(parameters)
     }
 
     async fn remove_rule(&self, bus: &str, rule: &str) -> Result<(), Failed> {
         let remove = self.events.remove_targets().event_bus_name(bus).rule(rule);
-        unless_gone("RemoveTargets", Box::pin(remove.ids("queue").send()).await)?;
+        match Box::pin(remove.ids("queue").send()).await {
+            Ok(removed) if removed.failed_entry_count() > 0 => {
+                return Err(Failed {
+                    operation: "RemoveTargets",
+                    why: "its target is still there".to_owned(),
+                });
+            }
+            removed => unless_gone("RemoveTargets", removed)?,
+        }
         let delete = self.events.delete_rule().event_bus_name(bus).name(rule);
         unless_gone("DeleteRule", Box::pin(delete.send()).await)
     }
@@ -203,6 +219,8 @@ impl Queues {
     /// was.
     pub(super) async fn reap(&self) -> Result<usize, Failed> {
         let mut reaped = 0;
+        // What cannot be removed keeps nothing else.
+        let mut problem = None;
         let mut standing = HashSet::new();
         let mut next: Option<String> = None;
         loop {
@@ -213,17 +231,15 @@ impl Queues {
                 let Some(id) = url.rsplit('/').next().and_then(|name| name.strip_prefix(PREFIX)) else {
                     continue;
                 };
-                let tags = Box::pin(self.sqs.list_queue_tags().queue_url(url).send()).await;
-                // It was removed meanwhile.
-                let Ok(tags) = tags else { continue };
-                let tags = tags.tags.unwrap_or_default();
-                if self.is_dead(tags.get(HEARTBEAT)) {
-                    let bus = tags.get(BUS).unwrap_or(&self.bus);
-                    self.remove_rules(id, bus).await?;
-                    self.delete_queue(url).await?;
-                    reaped += 1;
-                } else {
-                    standing.insert(id.to_owned());
+                // As long as it is not known to be gone it has an owner.
+                standing.insert(id.to_owned());
+                match self.reap_queue(id, url).await {
+                    Ok(true) => {
+                        standing.remove(id);
+                        reaped += 1;
+                    }
+                    Ok(false) => {}
+                    Err(failed) => problem = Some(failed),
                 }
             }
             next = list.next_token.filter(|token| !token.is_empty());
@@ -232,14 +248,33 @@ impl Queues {
             }
         }
         for bus in HashSet::from([DEFAULT_BUS, self.bus.as_str()]) {
-            self.reap_rules(bus, &standing).await?;
+            if let Err(failed) = self.reap_rules(bus, &standing).await {
+                problem = Some(failed);
+            }
         }
-        Ok(reaped)
+        problem.map_or(Ok(reaped), Err)
+    }
+
+    /// Removes a queue that is nobody's any more, and its rules. Returns whether it did.
+    async fn reap_queue(&self, id: &str, url: &str) -> Result<bool, Failed> {
+        let tags = match Box::pin(self.sqs.list_queue_tags().queue_url(url).send()).await {
+            Ok(tags) => tags.tags.unwrap_or_default(),
+            // It was removed meanwhile; or it is not known what it is.
+            Err(error) => return unless_gone("ListQueueTags", Err::<(), _>(error)).map(|()| false),
+        };
+        if !self.is_dead(tags.get(HEARTBEAT)) {
+            return Ok(false);
+        }
+        let bus = tags.get(BUS).unwrap_or(&self.bus);
+        self.remove_rules(id, bus).await?;
+        self.delete_queue(url).await?;
+        Ok(true)
     }
 
     /// Removes rules whose queue somebody removed.
     async fn reap_rules(&self, bus: &str, standing: &HashSet<String>) -> Result<(), Failed> {
         let mut next: Option<String> = None;
+        let mut problem = None;
         loop {
             let list = self.events.list_rules().event_bus_name(bus).name_prefix(PREFIX);
             let list = Box::pin(list.set_next_token(next).send()).await;
@@ -255,13 +290,15 @@ impl Queues {
                 // One that is being made may not be listed yet.
                 let made = Ulid::from_string(id).map(|id| id.datetime());
                 let age = made.ok().and_then(|made| self.clock.now().duration_since(made).ok());
-                if age.is_some_and(|age| age > DEAD) {
-                    self.remove_rule(bus, name).await?;
+                if age.is_some_and(|age| age > DEAD)
+                    && let Err(failed) = self.remove_rule(bus, name).await
+                {
+                    problem = Some(failed);
                 }
             }
             next = list.next_token.filter(|token| !token.is_empty());
             if next.is_none() {
-                return Ok(());
+                return problem.map_or(Ok(()), Err);
             }
         }
     }

@@ -53,32 +53,35 @@ impl Receiver {
         // The first answer tells that there will be others.
         let mut wait = 0;
         loop {
-            match self.receive(wait).await {
-                Ok(()) => {
+            let began = Instant::now();
+            let error = match self.receive_some(wait).await {
+                Ok(is_full) => {
                     wait = WAIT_SECONDS;
                     pauses = backoff(PAUSES);
                     silent_since = None;
                     told(None);
-                }
-                Err(error) if is_gone(&error) => return told(Some(&Silence::Gone)),
-                Err(error) => {
-                    wait = 0;
-                    let since = *silent_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= TOLD_AFTER {
-                        told(Some(&Silence::Away(describe_failure(&error))));
+                    if !is_full {
+                        continue;
                     }
-                    sleep(pauses.next().unwrap_or(PAUSES.1)).await;
+                    // There is more than one call brings.
+                    match try_join_all((0..CALLS).map(|_| self.receive_all())).await {
+                        Ok(_) => continue,
+                        Err(error) => error,
+                    }
                 }
+                Err(error) => error,
+            };
+            wait = 0;
+            let silent_for = silent_since.get_or_insert(began).elapsed();
+            if silent_for >= TOLD_AFTER {
+                // One that was just made may not be known everywhere.
+                if is_gone(&error) {
+                    return told(Some(&Silence::Gone));
+                }
+                told(Some(&Silence::Away(describe_failure(&error))));
             }
+            sleep(pauses.next().unwrap_or(PAUSES.1)).await;
         }
-    }
-
-    /// One call, and others beside it as long as there is more than they bring.
-    async fn receive(&self, wait: i32) -> Result<(), SdkError<ReceiveMessageError>> {
-        if self.receive_some(wait).await? {
-            try_join_all((0..CALLS).map(|_| self.receive_all())).await?;
-        }
-        Ok(())
     }
 
     /// One call after the other, until there is no more.

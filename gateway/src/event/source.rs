@@ -2,6 +2,7 @@
 //! While none comes the sweep is all there is, and operators and watchers are told so.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, interval_at, sleep, timeout};
@@ -17,6 +18,11 @@ use crate::watch::Hub;
 
 /// Between two tries to have a queue.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+/// Of comparisons, that none was asked for.
+const NOTHING: u64 = 0;
+/// Until a new queue's policy is known everywhere ("can take up to 60 seconds": API reference, `SetQueueAttributes`), and what
+/// was sent before that is lost.
+const SETTLED: Duration = Duration::from_secs(75);
 /// Within which a queue is removed by who goes. Else another reaps it.
 const REMOVAL: Duration = Duration::from_secs(5);
 
@@ -65,73 +71,115 @@ impl Source {
 
     async fn run_own(&self, queues: &Queues, stop: &CancellationToken) {
         let mut pauses = backoff(PAUSES);
-        loop {
-            let Some(made) = stop.run_until_cancelled(Box::pin(queues.make())).await else {
-                return;
+        while !stop.is_cancelled() {
+            let mut making = Box::pin(queues.make());
+            let made = tokio::select! {
+                made = &mut making => made,
+                // What is made by half would be nobody's.
+                () = stop.cancelled() => match timeout(REMOVAL, making).await {
+                    Ok(made) => made,
+                    Err(_) => return,
+                },
             };
             match made {
                 Ok(own) => {
-                    pauses = backoff(PAUSES);
                     // What changed while there was no queue.
                     self.sweep.begin();
-                    let goes = tokio::select! {
-                        () = self.receive(&own.url) => false,
-                        () = Self::keep(queues, &own) => false,
-                        () = stop.cancelled() => true,
+                    let has_heard = tokio::select! {
+                        has_heard = self.receive(&own.url) => has_heard,
+                        has_heard = self.keep(queues, &own) => has_heard,
+                        () = stop.cancelled() => false,
                     };
-                    if goes {
-                        if !matches!(timeout(REMOVAL, queues.remove(&own)).await, Ok(Ok(()))) {
-                            tracing::warn!(queue = own.url, "this replica's queue was not removed; another will");
-                        }
-                        return;
+                    if has_heard {
+                        pauses = backoff(PAUSES);
                     }
-                    // Its rules would be nobody's.
-                    _ = queues.remove(&own).await;
+                    if !matches!(timeout(REMOVAL, Box::pin(queues.remove(&own))).await, Ok(Ok(()))) {
+                        tracing::warn!(queue = own.url, "this replica's queue was not removed; another will");
+                    }
                 }
-                Err(failed) => self.is_silent(&format!("no queue of its own: {failed}")),
+                Err(failed) => {
+                    self.is_silent(&format!("no queue of its own: {failed}"));
+                    // There may be no room for it, because of what others left behind.
+                    _ = stop.run_until_cancelled(Self::reap(queues)).await;
+                }
             }
             let pause = sleep(pauses.next().unwrap_or(PAUSES.1));
-            if stop.run_until_cancelled(pause).await.is_none() {
-                return;
-            }
+            _ = stop.run_until_cancelled(pause).await;
         }
     }
 
-    /// Says that its replica is there, and removes what others left behind.
-    async fn keep(queues: &Queues, own: &Own) {
+    /// Says that its replica is there, and removes what others left behind. Never ends.
+    async fn keep(&self, queues: &Queues, own: &Own) -> bool {
         let first = Instant::now() + jittered(BEAT).mul_f64(fastrand::f64());
         let mut beats = interval_at(first, jittered(BEAT));
+        let settled = sleep(SETTLED);
+        tokio::pin!(settled);
+        let mut is_settled = false;
+        Self::reap(queues).await;
         loop {
-            match Box::pin(queues.reap()).await {
-                Ok(0) => {}
-                Ok(queues) => tracing::info!(queues, "what other replicas left behind was removed"),
-                Err(failed) => tracing::warn!(%failed, "what other replicas left behind was not looked at"),
-            }
-            beats.tick().await;
-            if let Err(failed) = queues.beat(own).await {
-                tracing::warn!(%failed, "this replica's queue has missed a heartbeat");
+            tokio::select! {
+                _ = beats.tick() => {
+                    if let Err(failed) = queues.beat(own).await {
+                        tracing::warn!(%failed, "this replica's queue has missed a heartbeat");
+                    }
+                    Self::reap(queues).await;
+                }
+                () = &mut settled, if !is_settled => {
+                    is_settled = true;
+                    self.sweep.begin();
+                }
             }
         }
     }
 
-    /// Receives until there is no such queue.
-    async fn receive(&self, url: &str) {
+    async fn reap(queues: &Queues) {
+        match Box::pin(queues.reap()).await {
+            Ok(0) => {}
+            Ok(queues) => tracing::info!(queues, "what other replicas left behind was removed"),
+            Err(failed) => tracing::warn!(%failed, "not all that other replicas left behind was looked at"),
+        }
+    }
+
+    /// Receives until there is no such queue. Returns whether there ever was.
+    async fn receive(&self, url: &str) -> bool {
         let receiver = Receiver {
             url: url.to_owned(),
             ..self.receiver.clone()
         };
+        // What is yet to be compared since it fell silent, or since the start.
+        let compares = AtomicU64::new(NOTHING);
+        let has_heard = AtomicBool::new(false);
         let told = |silence: Option<&Silence>| match silence {
-            None => self.is_heard(url),
-            Some(Silence::Gone) => self.is_silent(&format!("there is no queue {url}")),
-            Some(Silence::Away(why)) => self.is_silent(&format!("{url}: {why}")),
+            None => {
+                has_heard.store(true, Ordering::Relaxed);
+                self.is_heard(url, &compares);
+            }
+            Some(Silence::Gone) => {
+                compares.store(NOTHING, Ordering::Relaxed);
+                self.is_silent(&format!("there is no queue {url}"));
+            }
+            Some(Silence::Away(why)) => {
+                compares.store(NOTHING, Ordering::Relaxed);
+                self.is_silent(&format!("{url}: {why}"));
+            }
         };
         receiver.run(told).await;
+        has_heard.into_inner()
     }
 
-    fn is_heard(&self, url: &str) {
+    /// Messages come. What was lost before that is found when all is compared, and then watchers miss nothing any more.
+    fn is_heard(&self, url: &str, compares: &AtomicU64) {
         self.part.is_ready(url);
         self.metrics.source_is(true);
-        self.hub.hears(true);
+        if self.hub.is_hearing() {
+            return;
+        }
+        if compares.load(Ordering::Relaxed) == NOTHING {
+            compares.store(self.sweep.begin(), Ordering::Relaxed);
+        }
+        if self.sweep.has_answered(compares.load(Ordering::Relaxed)) {
+            self.hub.hears(true);
+        }
     }
 
     fn is_silent(&self, why: &str) {

@@ -5,24 +5,26 @@
 //! it, or from what is known, is looked at by whoever watches it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::metrics::EventMetrics;
 use crate::backend::{Backend, BackendError, Catalog, Compared, PageRequest, Urgency};
 use crate::cache::Cache;
 use crate::clock::jittered;
 use crate::identity::VerifiedTenant;
-use crate::key::{Etag, Name};
-use crate::placement::{Place, PlaceRange};
-use crate::watch::{Hub, Watched};
+use crate::key::Etag;
+use crate::placement::Place;
+use crate::watch::{Hub, Listing, Stood, Watched, WatchedPlace, WatchedRange};
 
 /// Names that are compared at once.
 const TOGETHER: usize = 100;
+/// Names of a page. A store that gathers a range gives it whole.
+const PAGE: usize = 100_000;
 /// Shortest rest between two sweeps, where one takes longer than its period.
 const LEAST_REST: Duration = Duration::from_secs(1);
 
@@ -33,22 +35,16 @@ pub struct Sweep {
     hub: Arc<Hub>,
     period: Duration,
     metrics: EventMetrics,
-    at_once: Notify,
-}
-
-/// What a store held when it was compared last.
-#[derive(Default)]
-struct Seen {
-    places: HashMap<Place, Option<Etag>>,
-    ranges: HashMap<(PlaceRange, Arc<str>), HashMap<Name, Etag>>,
+    /// Counts what asked for one at once.
+    asked: watch::Sender<u64>,
+    /// What each store's last one answered.
+    answered: Mutex<HashMap<Arc<str>, u64>>,
 }
 
 /// One store, and what was found there.
 struct Round<'s> {
     sweep: &'s Sweep,
     backend: &'s Arc<dyn Backend>,
-    before: &'s Seen,
-    seen: Seen,
     differences: u64,
     failures: u64,
 }
@@ -63,52 +59,66 @@ impl Sweep {
             hub,
             period,
             metrics,
-            at_once: Notify::new(),
+            asked: watch::Sender::new(0),
+            answered: Mutex::default(),
         }
     }
 
-    /// The next one begins now: events were lost.
-    pub fn begin(&self) {
-        self.at_once.notify_waiters();
+    /// The next one begins now: events were lost. Returns which it is.
+    pub fn begin(&self) -> u64 {
+        self.asked.send_modify(|asked| *asked += 1);
+        *self.asked.borrow()
+    }
+
+    /// Whether every store was compared since that was asked for.
+    pub fn has_answered(&self, asked: u64) -> bool {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_answered = |id: &str| answered.get(id).is_some_and(|answered| *answered >= asked);
+        self.shared().all(|(id, _)| is_answered(id))
+    }
+
+    /// Stores that others write to.
+    fn shared(&self) -> impl Iterator<Item = (&str, &Arc<dyn Backend>)> {
+        let stores = self.catalog.iter();
+        stores.filter(|(_, store)| store.capabilities().others_write)
     }
 
     /// Sweeps. Runs until it is dropped.
     pub async fn run(&self) {
-        let shared = self
-            .catalog
-            .iter()
-            .filter(|(_, store)| store.capabilities().others_write);
-        join_all(shared.map(|(id, backend)| self.sweep(id, backend))).await;
+        join_all(self.shared().map(|(id, backend)| self.sweep(id, backend))).await;
     }
 
     async fn sweep(&self, id: &str, backend: &Arc<dyn Backend>) {
-        let mut seen = Seen::default();
+        let mut asked = self.asked.subscribe();
         let mut last = Instant::now();
         loop {
-            let next = (last + jittered(self.period)).max(Instant::now() + LEAST_REST);
-            let at_once = self.at_once.notified();
+            let rested = Instant::now() + LEAST_REST;
             tokio::select! {
-                () = sleep_until(next) => {}
-                () = at_once => {}
+                () = sleep_until((last + jittered(self.period)).max(rested)) => {}
+                // Its other end lives as long as this does.
+                _ = asked.changed() => sleep_until(rested).await,
             }
+            let answers = *asked.borrow_and_update();
             let began = Instant::now();
             let mut round = Round {
                 sweep: self,
                 backend,
-                before: &seen,
-                seen: Seen::default(),
                 differences: 0,
                 failures: 0,
             };
-            round.compare(self.hub.watched(id)).await;
-            let Round {
-                seen: now,
-                differences,
-                failures,
-                ..
-            } = round;
-            self.metrics.swept(id, began - last, differences, failures);
-            seen = now;
+            {
+                let mut compare = std::pin::pin!(round.compare(self.hub.watched(id)));
+                // A round that takes long is told of while it does.
+                while timeout(LEAST_REST, &mut compare).await.is_err() {
+                    self.metrics.sweeps_since(id, last.elapsed());
+                }
+            }
+            self.metrics.sweeps_since(id, began - last);
+            self.metrics.swept(id, round.differences, round.failures);
+            if round.failures == 0 {
+                let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+                answered.insert(id.into(), answers);
+            }
             last = began;
         }
     }
@@ -116,12 +126,12 @@ impl Sweep {
 
 impl Round<'_> {
     async fn compare(&mut self, watched: Watched) {
-        let mut by_tenant: HashMap<_, (VerifiedTenant, Vec<Place>)> = HashMap::new();
-        for (place, tenant) in watched.places {
+        let mut by_tenant: HashMap<_, (VerifiedTenant, Vec<(Place, Stood)>)> = HashMap::new();
+        for WatchedPlace { place, tenant, before } in watched.places {
             let (_, places) = by_tenant
                 .entry(tenant.id().clone())
                 .or_insert_with(|| (tenant, Vec::new()));
-            places.push(place);
+            places.push((place, before));
         }
         for (tenant, mut places) in by_tenant.into_values() {
             while !places.is_empty() {
@@ -131,69 +141,60 @@ impl Round<'_> {
                 places.extend(unread);
             }
         }
-        for (range, beginnings, tenant) in watched.ranges {
-            for beginning in beginnings {
-                if let Err(error) = self.compare_range(&tenant, &range, beginning.clone()).await {
-                    self.failed(&error);
-                    let of_it = (range.clone(), beginning);
-                    // What was seen before is what the next is compared with.
-                    if let Some(before) = self.before.ranges.get(&of_it) {
-                        self.seen.ranges.insert(of_it, before.clone());
-                    }
-                }
+        for mut watched in watched.ranges {
+            if let Err(error) = self.compare_range(&watched).await {
+                self.failed(&error);
+                let shown = std::mem::take(&mut watched.shown);
+                self.sweep.hub.range_not_compared(&watched.range, shown);
             }
         }
     }
 
     /// Returns those for which there was no room.
-    async fn compare_places(&mut self, tenant: &VerifiedTenant, places: Vec<Place>) -> Vec<Place> {
-        let names: Vec<_> = places.iter().map(|place| &place.name).collect();
+    async fn compare_places(&mut self, tenant: &VerifiedTenant, places: Vec<(Place, Stood)>) -> Vec<(Place, Stood)> {
+        let names: Vec<_> = places.iter().map(|(place, _)| &place.name).collect();
         let asked = Instant::now();
         let answers = self.backend.compare(tenant, &names).await;
+        let count = places.len();
         let mut unread = Vec::new();
-        let mut is_all_unread = true;
-        for (place, answer) in places.into_iter().zip(answers) {
-            let before = self.before.places.get(&place).copied();
+        for ((place, before), answer) in places.into_iter().zip(answers) {
             let etag = match answer {
                 Ok(Compared::Stands(etag)) => Some(etag),
                 Ok(Compared::Nothing) => None,
                 Ok(Compared::Unread) => {
-                    unread.push(place);
+                    unread.push((place, before));
                     continue;
                 }
                 Err(error) => {
-                    is_all_unread = false;
                     self.failed(&error);
-                    if let Some(before) = before {
-                        self.seen.places.insert(place, before);
-                    }
+                    self.sweep.hub.place_not_compared(&place);
                     continue;
                 }
             };
-            is_all_unread = false;
-            self.found(&place, etag, before.map(|before| before != etag), asked);
-            self.seen.places.insert(place, etag);
+            self.found(&place, etag, before != etag.into(), asked);
+            self.sweep.hub.compared_place(&place, etag);
         }
-        if is_all_unread { Vec::new() } else { unread }
+        // A store that has no room for any would be asked for ever.
+        if unread.len() == count { Vec::new() } else { unread }
     }
 
-    async fn compare_range(
-        &mut self,
-        tenant: &VerifiedTenant,
-        range: &PlaceRange,
-        beginning: Arc<str>,
-    ) -> Result<(), BackendError> {
-        let mut listed: HashMap<Name, Etag> = HashMap::new();
-        let of_it = (range.clone(), beginning);
-        let before = self.before.ranges.get(&of_it);
+    async fn compare_range(&mut self, watched: &WatchedRange) -> Result<(), BackendError> {
+        let WatchedRange {
+            range,
+            beginning,
+            tenant,
+            before,
+            shown,
+        } = watched;
+        let mut listing = Listing::new();
         let mut after = String::new();
         let began = Instant::now();
         loop {
             let request = PageRequest {
                 range: &range.range,
-                prefix: &of_it.1,
+                prefix: beginning,
                 after: &after,
-                entries: TOGETHER,
+                entries: PAGE,
                 bytes: usize::MAX,
                 keys_only: true,
                 urgency: Urgency::Sweep,
@@ -203,39 +204,32 @@ impl Round<'_> {
                 name.as_str().clone_into(&mut after);
                 if let Some(before) = before {
                     let is_other = before.get(&name) != Some(&entry.etag);
-                    self.found(&range.place(&name), Some(entry.etag), Some(is_other), page.as_of);
+                    self.found(&range.place(&name), Some(entry.etag), is_other, page.as_of);
                 }
-                listed.insert(name, entry.etag);
+                listing.insert(name, entry.etag);
             }
             if !page.more {
                 break;
             }
         }
-        match before {
-            Some(before) => {
-                for name in before.keys().filter(|name| !listed.contains_key(*name)) {
-                    self.found(&range.place(name), None, Some(true), began);
-                }
+        // Where nothing is known of what stood before, all is listed again.
+        if let Some(before) = before {
+            let names = before.keys().chain(shown).filter(|name| !listing.contains_key(*name));
+            for name in names {
+                self.found(&range.place(name), None, true, began);
             }
-            // Since they came there has been nothing to compare with.
-            None => self.sweep.hub.list_again(range),
         }
-        self.seen.ranges.insert(of_it, listed);
+        self.sweep.hub.compared_range(range, beginning, listing);
         Ok(())
     }
 
-    /// Has whoever watches it look, if it is another than when it was compared last, or than is known.
-    fn found(&mut self, place: &Place, etag: Option<Etag>, is_other: Option<bool>, asked: Instant) {
+    /// Has whoever watches it look, if it is another than it was, or than is known.
+    fn found(&mut self, place: &Place, etag: Option<Etag>, is_other: bool, asked: Instant) {
         let cache = &self.sweep.cache;
         let believed = cache.believed(place);
-        let is_known = believed.map(|(believed, as_of)| believed == etag || as_of >= asked);
-        let is_news = match (is_known, is_other) {
-            (Some(false), _) | (None, None) => true,
-            (_, Some(is_other)) => is_other,
-            (Some(true), None) => false,
-        };
-        if is_news {
-            self.differences += u64::from(is_known == Some(false));
+        let is_unknown = believed.is_some_and(|(believed, as_of)| believed != etag && as_of < asked);
+        if is_other || is_unknown {
+            self.differences += u64::from(is_unknown);
             cache.compared(place, etag, asked, self.backend.capabilities().reads_lag);
         }
     }

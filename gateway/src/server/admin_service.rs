@@ -12,6 +12,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::status::{invalid, status};
 use crate::cache::Cache;
+use crate::config::Configs;
 use crate::key::{KEY_BYTES, TenantId};
 use crate::status::Parts;
 use crate::strategy::Registry;
@@ -28,6 +29,8 @@ pub struct Admin {
     pub parts: Parts,
     /// The strategies.
     pub registry: Arc<Registry>,
+    /// What tenants ask for.
+    pub configs: Arc<Configs>,
     /// What is near.
     pub cache: Arc<Cache>,
     /// Who watches.
@@ -85,9 +88,20 @@ impl AdminService for AdminServiceImpl {
             return Err(invalid("keys", format!("one of {} bytes; 1 to {KEY_BYTES}", key.len())));
         }
         let keys: HashSet<String> = keys.into_iter().collect();
-        let Admin { cache, hub, .. } = &*self.0;
-        let refreshed = cache.refresh(tenant.as_ref(), &keys);
-        hub.look_again(tenant.as_ref(), &keys);
+        let Admin {
+            configs, cache, hub, ..
+        } = &*self.0;
+        let kept = cache.places_of(tenant.as_ref(), &keys);
+        let refreshed = kept.len() as u64;
+        let watched = if keys.is_empty() {
+            hub.compare_anew(tenant.as_ref());
+            HashSet::new()
+        } else {
+            hub.places_of(tenant.as_ref(), &keys)
+        };
+        for place in kept.union(&watched) {
+            cache.doubt(place, configs.reads_lag(&place.backend));
+        }
         Ok(Response::new(v1::RefreshConfigsResponse { refreshed }))
     }
 

@@ -62,6 +62,7 @@ pub struct Subscription<T> {
     reader: watch::Receiver<Reader>,
     marks: Arc<Marks>,
     held: HashMap<Arc<str>, Held>,
+    registration: Option<Registration>,
     /// Whether the client had everything once.
     was_synced: bool,
 }
@@ -112,6 +113,7 @@ impl<T: From<News>> Subscription<T> {
             outbox,
             reader,
             marks: Arc::default(),
+            registration: None,
             was_synced: false,
         }
     }
@@ -140,7 +142,8 @@ impl<T: From<News>> Subscription<T> {
         let generation = *generations.borrow_and_update();
         self.marks.begin();
         let mut reader = self.reader.borrow_and_update().clone();
-        let Some(_registration) = Box::pin(self.register(&reader)).await? else {
+        self.registration = None;
+        let Some(registration) = Box::pin(self.register(&reader)).await? else {
             return Ok(());
         };
         for held in self.held.values_mut() {
@@ -148,6 +151,7 @@ impl<T: From<News>> Subscription<T> {
         }
         Box::pin(self.forget_what_is_not_covered()).await;
         let mut work = self.work();
+        self.registration = Some(registration);
         loop {
             if !self.is_same_reader(&mut reader) || *generations.borrow() != generation {
                 return Ok(());
@@ -157,6 +161,9 @@ impl<T: From<News>> Subscription<T> {
                 return Ok(());
             }
             if marked.lists {
+                work.wants_to_list_again();
+            }
+            if work.is_to_list_again() {
                 let unnamed = self.held.keys().filter(|key| !self.named.contains(*key));
                 work.list_all(self.asked.prefixes.iter().cloned(), unnamed.cloned());
             }
@@ -330,8 +337,11 @@ impl<T: From<News>> Subscription<T> {
             !is_stale && !is_known_here && found.as_ref().zip(self.held.get_mut(key)).is_some_and(is_behind);
         match (&found, self.held.get_mut(key)) {
             (Some(config), Some(held)) if held.etag == Some(config.entry.etag) => {
-                held.origin = Some(config.origin);
+                let is_first = held.origin.replace(config.origin).is_none();
                 held.behind_since = None;
+                if is_first {
+                    self.is_shown(key, config.entry.etag);
+                }
             }
             // It was known here before the client came, which may have heard of something newer elsewhere.
             (_, Some(_)) if !is_stale && is_known_here => {
@@ -355,6 +365,7 @@ impl<T: From<News>> Subscription<T> {
                     origin: Some(config.origin),
                     behind_since: None,
                 };
+                self.is_shown(key, config.entry.etag);
                 self.send(Update::Put(config)).await;
                 self.held.insert(Arc::clone(key), held);
             }
@@ -367,6 +378,13 @@ impl<T: From<News>> Subscription<T> {
         work.answered(key);
         if is_stale {
             work.failed(Arc::clone(key));
+        }
+    }
+
+    /// The client holds that from here on.
+    fn is_shown(&self, key: &Arc<str>, etag: Etag) {
+        if let Some(registration) = &self.registration {
+            registration.shown(key, etag);
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod mutant;
 mod promises;
+mod sweeps;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
@@ -41,6 +42,7 @@ struct World {
     fakes: [Arc<Fake>; 3],
     stores: Stores,
     configs: Arc<Configs>,
+    cache: Arc<Cache>,
     hub: Arc<Hub>,
     telling: AbortHandle,
 }
@@ -66,12 +68,17 @@ impl World {
     }
 
     async fn deciding(script: &Value, policy: CachePolicy) -> Self {
+        Self::keeping(script, policy, 1 << 20).await
+    }
+
+    /// The same, with so much room for what is near.
+    async fn keeping(script: &Value, policy: CachePolicy, bytes: u64) -> Self {
         let fakes: [Arc<Fake>; 3] = Default::default();
         let opened = fakes.clone().map(|fake| fake as Arc<dyn Backend>);
         let stores = Stores::over(opened, TempDir::new().unwrap());
-        let cache = Cache::new(1 << 20, policy, policy);
+        let cache = Cache::new(bytes, policy, policy);
         let configs = Arc::new(stores.gateway_with(script, Arc::clone(&cache)).await);
-        let hub = Hub::new(cache);
+        let hub = Hub::new(Arc::clone(&cache));
         let telling = {
             let hub = Arc::clone(&hub);
             tokio::spawn(async move { hub.run().await }).abort_handle()
@@ -80,6 +87,7 @@ impl World {
             fakes,
             stores,
             configs,
+            cache,
             hub,
             telling,
         }

@@ -32,6 +32,7 @@ pub(super) struct Work {
     /// The prefixes that are yet to be listed, and where the first of them is.
     prefixes: VecDeque<KeyPrefix>,
     page_token: String,
+    lists_again: bool,
     /// The list cannot go on before that.
     list_after: Option<Instant>,
     retry_at: Option<Instant>,
@@ -64,6 +65,7 @@ impl Work {
             unlisted: held.collect(),
             prefixes: prefixes.collect(),
             page_token: String::new(),
+            lists_again: false,
             list_after: None,
             retry_at: None,
             pauses: Box::new(backoff(PAUSES)),
@@ -77,14 +79,22 @@ impl Work {
 
     /// These prefixes are listed, from the first; and what is held and no page names is looked at.
     pub(super) fn list_all(&mut self, prefixes: impl Iterator<Item = KeyPrefix>, held: impl Iterator<Item = Arc<str>>) {
-        // Else the first lists go on, and this comes to the same.
-        if self.prefixes.is_empty() {
-            self.prefixes = prefixes.collect();
-            self.unlisted = held.collect();
-            self.page_token = String::new();
-            // What is known from before is not new enough.
-            self.began = Instant::now();
-        }
+        self.lists_again = false;
+        self.prefixes = prefixes.collect();
+        self.unlisted = held.collect();
+        self.page_token = String::new();
+        // What is known from before is not new enough.
+        self.began = Instant::now();
+    }
+
+    /// All is to be listed again, when what is being listed has been.
+    pub(super) fn wants_to_list_again(&mut self) {
+        self.lists_again = true;
+    }
+
+    /// Whether that is now.
+    pub(super) fn is_to_list_again(&self) -> bool {
+        self.lists_again && self.prefixes.is_empty()
     }
 
     pub(super) fn look_at(&mut self, key: Arc<str>, wanted: Consistency) {

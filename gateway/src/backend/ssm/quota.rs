@@ -20,6 +20,8 @@ const BURST: Duration = Duration::from_secs(1);
 const RECOVERY: f64 = 0.1;
 /// Of the full rate, that is always left.
 const LEAST: f64 = 1.0 / 32.0;
+/// Of so many turns one is a sweep's.
+const SWEEPS_SHARE: u32 = 10;
 /// Refusals within this time are one: they are of calls that went out together.
 const TOGETHER: Duration = Duration::from_millis(500);
 
@@ -31,6 +33,8 @@ struct State {
     bucket: Bucket,
     asked: Turns,
     sweeps: Turns,
+    /// Turns that were handed out, up to a sweep's.
+    handed: u32,
     /// Somebody hands them out.
     served: bool,
     /// When somebody had to wait.
@@ -41,6 +45,7 @@ impl Quota {
     pub(super) fn new(per_second: u32) -> Self {
         Self(Arc::new(Mutex::new(State {
             bucket: Bucket::new(per_second.into()),
+            handed: 0,
             asked: Turns::default(),
             sweeps: Turns::default(),
             served: false,
@@ -124,7 +129,13 @@ impl Quota {
             if let Some(next) = state.bucket.next(Instant::now()) {
                 return Some(next);
             }
-            let turn = state.asked.pop().or_else(|| state.sweeps.pop());
+            // A few turns are a sweep's, however much is asked for: else it would never end.
+            state.handed = (state.handed + 1) % SWEEPS_SHARE;
+            let turn = if state.handed == 0 {
+                state.sweeps.pop().or_else(|| state.asked.pop())
+            } else {
+                state.asked.pop().or_else(|| state.sweeps.pop())
+            };
             // Who does not wait any more takes no turn.
             if turn.is_some_and(|turn| turn.send(()).is_ok()) {
                 let now = Instant::now();

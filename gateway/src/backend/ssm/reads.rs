@@ -103,7 +103,7 @@ impl Reads {
                 waiting.push(told);
             }
             self.calls.turn_as(tenant, Urgency::Sweep).await;
-            self.ask(tenant, batch).await;
+            self.ask(tenant, batch, Urgency::Sweep).await;
             for told in waiting {
                 // Each is answered before `ask` returns.
                 answers.push(told.await.unwrap_or_else(|_| Err(self.calls.late())));
@@ -153,7 +153,7 @@ impl Reads {
             } else {
                 let reads = self.clone();
                 let tenant = tenant.clone();
-                tokio::spawn(async move { reads.ask(&tenant, batch).await });
+                tokio::spawn(async move { reads.ask(&tenant, batch, Urgency::Asked).await });
             }
             match more {
                 0 => return,
@@ -183,19 +183,19 @@ impl Reads {
     }
 
     /// Asks for a batch, and answers all who wait for it.
-    async fn ask(&self, tenant: &VerifiedTenant, batch: Batch) {
+    async fn ask(&self, tenant: &VerifiedTenant, batch: Batch, urgency: Urgency) {
         let names: Vec<String> = batch.keys().map(Wanted::to_string).collect();
-        let mut found = match self.get(tenant, names).await {
+        let mut found = match self.get(tenant, names, urgency).await {
             Ok(found) => found,
             Err(error) if batch.len() > 1 && may_be_of_one(&error) => {
                 for (wanted, mut waiting) in batch {
-                    self.calls.turn(tenant).await;
+                    self.calls.turn_as(tenant, urgency).await;
                     waiting.retain(|waiting| !waiting.is_closed());
                     if waiting.is_empty() {
                         self.calls.give_back();
                         continue;
                     }
-                    let found = self.get(tenant, vec![wanted.to_string()]).await;
+                    let found = self.get(tenant, vec![wanted.to_string()], urgency).await;
                     let answer = found.map_err(|error| self.calls.failed(OPERATION, &error));
                     tell(waiting, &answer.and_then(|found| one_of(&wanted, found)));
                 }
@@ -220,6 +220,7 @@ impl Reads {
         &self,
         tenant: &VerifiedTenant,
         names: Vec<String>,
+        urgency: Urgency,
     ) -> Result<Vec<Parameter>, SdkError<GetParametersError>> {
         // With a tenant's own credentials what all read is read too.
         let space = Space::Tenant(tenant.id().clone());
@@ -228,10 +229,7 @@ impl Reads {
             let call = client.get_parameters().set_names(Some(names.clone()));
             call.with_decryption(true).send()
         };
-        let answer = self
-            .calls
-            .call_now(tenant, Urgency::Asked, Repeat::Always, send)
-            .await?;
+        let answer = self.calls.call_now(tenant, urgency, Repeat::Always, send).await?;
         Ok(answer.parameters.unwrap_or_default())
     }
 

@@ -18,10 +18,16 @@ use crate::identity::VerifiedTenant;
 use crate::key::{Etag, Life, TenantId};
 use crate::placement::{PhysicalName, Place};
 
-/// Of a store that may be behind.
+/// Of a store that others write to.
+const SHARED: Capabilities = Capabilities {
+    others_write: true,
+    ..CAPABILITIES
+};
+
+/// Of one that may be behind, besides.
 const LAGGING: Capabilities = Capabilities {
     reads_lag: true,
-    ..CAPABILITIES
+    ..SHARED
 };
 
 #[derive(Default)]
@@ -160,7 +166,7 @@ impl Backend for Fake {
         if self.lags.load(Ordering::SeqCst) {
             &LAGGING
         } else {
-            &CAPABILITIES
+            &SHARED
         }
     }
 
