@@ -158,6 +158,7 @@ impl App {
                 parts,
                 registry: Arc::clone(&registry),
                 configs: Arc::clone(&configs),
+                dispatch: Arc::clone(events.dispatch()),
                 cache: Arc::clone(&cache),
                 hub: Arc::clone(&hub),
                 started: Instant::now(),

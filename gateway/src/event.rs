@@ -16,6 +16,7 @@ mod stores;
 mod sweep;
 
 pub use dispatch::Dispatch;
+pub use envelope::Unreadable;
 pub use metrics::EventMetrics;
 pub use publish::Publisher;
 pub use queue::Queues;

@@ -159,6 +159,16 @@ impl Gateway {
         Self::start_in(folder.into(), key.into(), &settings("file:keys.json", more))
     }
 
+    /// As [`Self::start`], with `AdminService`.
+    #[must_use]
+    pub fn start_admin() -> Self {
+        let key = Key::ed("first");
+        let folder = TempDir::new().expect("a folder");
+        fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).expect("written");
+        let settings = settings("file:keys.json", "").replace("[server]", "[server]\nadmin_listen = \"127.0.0.1:0\"");
+        Self::start_in(folder.into(), key.into(), &settings)
+    }
+
     /// One over a table at `endpoint`, which is made; with more keys of that store.
     #[must_use]
     pub fn start_over_dynamodb(endpoint: &str, keys: &str) -> Self {

@@ -7,7 +7,7 @@ use tagway_proto::v1;
 use tagway_proto::v1::admin_service_client::AdminServiceClient;
 use tagway_proto::v1::watch_configs_response::Kind;
 use tagway_servers::{Fault, Microburst};
-use tagway_tests::client::why;
+use tagway_tests::client::{refused, why};
 use tagway_tests::gateway::Gateway;
 use tagway_tests::issuer::claims;
 use tagway_tests::watcher::{Watcher, to_keys, to_prefix};
@@ -318,8 +318,8 @@ async fn operators_see_what_is_away_and_refresh_what_is_near() {
     client.put(PARAMETER, "1").await.unwrap();
     assert!(gateway.logs("the sweep alone"), "{}", gateway.log());
     let mut may_not = fleet.admin(&gateway, "read write share").await;
-    let refused = may_not.get_status(v1::GetStatusRequest {}).await;
-    assert_eq!(why(refused), (Code::PermissionDenied, "PERMISSION_MISSING".to_owned()));
+    let denied = may_not.get_status(v1::GetStatusRequest {}).await;
+    assert_eq!(why(denied), (Code::PermissionDenied, "PERMISSION_MISSING".to_owned()));
     let mut admin = fleet.admin(&gateway, "admin").await;
     let status = admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
     let part = |name: &str| {
@@ -342,6 +342,7 @@ async fn operators_see_what_is_away_and_refresh_what_is_near() {
     let refresh = |tenant: &str, keys: &[&str]| v1::RefreshConfigsRequest {
         tenant: tenant.to_owned(),
         keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        ..Default::default()
     };
     let others = admin
         .refresh_configs(refresh("globex", &[]))
@@ -363,6 +364,26 @@ async fn operators_see_what_is_away_and_refresh_what_is_near() {
         .await;
     admin.refresh_configs(refresh("", &[])).await.unwrap();
     all_show(&mut watchers, PARAMETER, None).await;
+    // An event that somebody passed on.
+    client.put(PARAMETER, "3").await.unwrap();
+    fleet
+        .does(&format!(
+            "client('ssm').put_parameter(Name='{NAME}', Value='4', Overwrite=True)"
+        ))
+        .await;
+    let detail = serde_json::json!({ "operation": "Update", "name": NAME });
+    let event = serde_json::json!({
+        "source": "aws.ssm", "detail-type": "Parameter Store Change", "region": "eu-west-1", "detail": detail,
+    });
+    let with_event = |event: String| v1::RefreshConfigsRequest {
+        event,
+        ..Default::default()
+    };
+    let passed_on = admin.refresh_configs(with_event(event.to_string())).await.unwrap();
+    assert_eq!(passed_on.into_inner().refreshed, 1);
+    all_show(&mut watchers, PARAMETER, Some("4")).await;
+    let none = admin.refresh_configs(with_event("{}".to_owned())).await.unwrap_err();
+    assert_eq!(refused(&none).field.as_deref(), Some("event"));
     let malformed = admin.refresh_configs(refresh("_shared", &[])).await;
     assert_eq!(why(malformed).0, Code::InvalidArgument);
 }

@@ -37,7 +37,8 @@ pub(super) struct Replica<'r> {
 pub(super) struct Events {
     metrics: EventMetrics,
     sweep: Arc<Sweep>,
-    heard: Option<(Arc<Dispatch>, Source)>,
+    dispatch: Arc<Dispatch>,
+    source: Option<Source>,
     publisher: Option<Publisher>,
 }
 
@@ -70,10 +71,18 @@ impl Events {
             events.sweep,
             metrics.clone(),
         ));
+        let dispatch = Arc::new(Dispatch::new(
+            Stores::new(&settings.backends),
+            Arc::clone(&replica.name),
+            catalog.clone(),
+            Arc::clone(cache),
+            metrics.clone(),
+        ));
         let mut opened = Self {
             metrics,
             sweep,
-            heard: None,
+            dispatch,
+            source: None,
             publisher: None,
         };
         match events.kind {
@@ -103,27 +112,19 @@ impl Events {
                 replica.clock.clone(),
             )),
         };
-        let dispatch = Arc::new(Dispatch::new(
-            stores,
-            Arc::clone(&replica.name),
-            replica.catalog.clone(),
-            Arc::clone(cache),
-            self.metrics.clone(),
-        ));
         let receiver = Receiver {
             client: sqs,
             url: String::new(),
-            dispatch: Arc::clone(&dispatch),
+            dispatch: Arc::clone(&self.dispatch),
         };
-        let source = Source {
+        self.source = Some(Source {
             queue,
             receiver,
             sweep: Arc::clone(&self.sweep),
             hub: Arc::clone(hub),
             part: replica.parts.part("events:sqs", false, "starting"),
             metrics: self.metrics.clone(),
-        };
-        self.heard = Some((dispatch, source));
+        });
         self.publisher = Publisher::new(
             bridge,
             events.bus().to_owned(),
@@ -132,6 +133,11 @@ impl Events {
             self.metrics.clone(),
         );
         Ok(())
+    }
+
+    /// What takes events, wherever they come from.
+    pub(super) fn dispatch(&self) -> &Arc<Dispatch> {
+        &self.dispatch
     }
 
     /// Has `registry` tell its metrics.
@@ -143,10 +149,9 @@ impl Events {
     pub(super) fn run(self, stop: CancellationToken) -> Running {
         let sweep = self.sweep;
         let mut others = vec![tokio::spawn(async move { sweep.run().await })];
-        let source = self.heard.map(|(dispatch, source)| {
-            others.push(tokio::spawn(async move { dispatch.run().await }));
-            tokio::spawn(source.run(stop))
-        });
+        let dispatch = self.dispatch;
+        others.push(tokio::spawn(async move { dispatch.run().await }));
+        let source = self.source.map(|source| tokio::spawn(source.run(stop)));
         let over = CancellationToken::new();
         let publisher = self.publisher.map(|publisher| {
             let over = over.clone();

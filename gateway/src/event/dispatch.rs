@@ -61,19 +61,22 @@ impl Dispatch {
     }
 
     /// Hears a message. When this returns, everybody whom it concerns is about to look, and it can be forgotten. One that
-    /// cannot be understood can be forgotten too.
-    pub fn hear(&self, message: &str) {
-        match envelope::read(&self.stores, message) {
+    /// cannot be understood can be forgotten too. Returns how many places it was about.
+    pub fn hear(&self, message: &str) -> Result<u64, Unreadable> {
+        let told = envelope::read(&self.stores, message);
+        let mut changed = 0;
+        match &told {
             Ok(Told::Changed { places, etag, replica }) => {
                 if replica.as_deref() == Some(&*self.replica) {
                     self.metrics.received("own");
-                    return;
+                    return Ok(0);
                 }
-                for place in &places {
+                for place in places {
                     if etag.is_some_and(|etag| self.knows(place, etag)) {
                         self.metrics.received("known");
                     } else {
                         self.metrics.received("changed");
+                        changed += 1;
                         self.changed(place);
                     }
                 }
@@ -83,12 +86,13 @@ impl Dispatch {
             Err(unreadable) => {
                 self.metrics.received("unreadable");
                 // Of each kind one word: whoever may send may send much.
-                let is_first = self.logged().insert(unreadable);
+                let is_first = self.logged().insert(*unreadable);
                 if is_first {
                     tracing::warn!(problem = %unreadable, "an event cannot be understood, nor will others like it be told of");
                 }
             }
         }
+        told.map(|_| changed)
     }
 
     /// Whether that state, or a later one, was seen and is believed to stand.
@@ -215,7 +219,7 @@ mod tests {
             let etag = etag.map(|etag| etag.to_string());
             let detail = json!({ "backend": "hot", "name": NAME, "etag": etag, "replica": replica });
             let message = json!({ "source": "tagway", "detail-type": "ConfigChanged", "detail": detail });
-            self.dispatch.hear(&message.to_string());
+            self.dispatch.hear(&message.to_string()).unwrap();
         }
 
         async fn read(&self) -> Option<Etag> {
@@ -306,7 +310,7 @@ mod tests {
         for key in 0..200_000 {
             let detail = json!({ "backend": "hot", "name": format!("acme/ns/t_/{key}"), "replica": "another" });
             let message = json!({ "source": "tagway", "detail-type": "ConfigChanged", "detail": detail });
-            world.dispatch.hear(&message.to_string());
+            world.dispatch.hear(&message.to_string()).unwrap();
         }
         assert_eq!(world.dispatch.paced().resting.len(), RESTING);
         tokio::time::sleep(2 * REST).await;

@@ -36,15 +36,20 @@ pub(super) enum Told {
 
 /// Why a message cannot be understood. It will not be, however often it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub(super) enum Unreadable {
+pub enum Unreadable {
+    /// Not the envelope of one.
     #[error("it is no event: an object with `source`, `detail-type` and `detail`, or an SNS notification of one")]
     NoEvent,
+    /// Not what Parameter Store says of a change.
     #[error("the detail of a `Parameter Store Change` names no parameter")]
     Parameter,
+    /// Not what it says of a policy.
     #[error("the detail of a `Parameter Store Policy Action` names no parameter")]
     Policy,
+    /// Not what a pipe says of a table.
     #[error("the detail is no record of a DynamoDB stream, and of no other kind that is known")]
     Record,
+    /// Not what a gateway says.
     #[error("the detail of a `ConfigChanged` lacks its backend or name")]
     Config,
 }

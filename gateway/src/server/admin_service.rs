@@ -13,6 +13,7 @@ use tonic::{Code, Request, Response, Status};
 use super::status::{invalid, status};
 use crate::cache::Cache;
 use crate::config::Configs;
+use crate::event::Dispatch;
 use crate::key::{KEY_BYTES, TenantId};
 use crate::status::Parts;
 use crate::strategy::Registry;
@@ -31,6 +32,8 @@ pub struct Admin {
     pub registry: Arc<Registry>,
     /// What tenants ask for.
     pub configs: Arc<Configs>,
+    /// What takes events.
+    pub dispatch: Arc<Dispatch>,
     /// What is near.
     pub cache: Arc<Cache>,
     /// Who watches.
@@ -76,7 +79,15 @@ impl AdminService for AdminServiceImpl {
         &self,
         request: Request<v1::RefreshConfigsRequest>,
     ) -> Result<Response<v1::RefreshConfigsResponse>, Status> {
-        let v1::RefreshConfigsRequest { tenant, keys } = request.into_inner();
+        let v1::RefreshConfigsRequest { tenant, keys, event } = request.into_inner();
+        if !event.is_empty() {
+            if !tenant.is_empty() || !keys.is_empty() {
+                return Err(invalid("event", "in place of tenant and keys, and not with them"));
+            }
+            let heard = self.0.dispatch.hear(&event);
+            let refreshed = heard.map_err(|unreadable| invalid("event", unreadable))?;
+            return Ok(Response::new(v1::RefreshConfigsResponse { refreshed }));
+        }
         let tenant: Option<TenantId> = match &*tenant {
             "" => None,
             text => Some(text.parse().map_err(|problem| invalid("tenant", problem))?),
