@@ -15,6 +15,7 @@
 
 mod bare;
 mod etcd;
+mod events;
 mod get;
 mod side;
 mod watch;
@@ -34,6 +35,8 @@ struct Load {
 enum What {
     /// From a change to its delivery
     Watch(watch::Load),
+    /// From a write through one replica to another's watchers
+    Events(events::Load),
 }
 
 #[tokio::main]
@@ -42,5 +45,6 @@ async fn main() {
     match load.what {
         None => get::run(&load.get).await,
         Some(What::Watch(load)) => watch::run(&load).await,
+        Some(What::Events(load)) => events::run(&load).await,
     }
 }
