@@ -258,7 +258,7 @@ impl Cache {
         // Who has seen this does not see what stood before it again, nor waits for who may have.
         let is_news = before.as_ref().and_then(|before| before.etag()) != Some(entry.etag);
         if let Some(fence) = shard.at(place).filter(|_| is_news) {
-            fence.doubt();
+            fence.let_nobody_wait();
         }
         match (heard, before) {
             (Some(known), _) => _ = self.keep(place, known),

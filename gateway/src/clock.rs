@@ -1,8 +1,11 @@
 //! Wall time through one door, so that tests can set it. What measures spans uses `tokio::time::Instant`.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::{Instant, sleep_until};
 
 /// Up to a tenth sooner, so that what began together does not go on together.
 #[must_use]
@@ -15,6 +18,14 @@ pub fn jittered(duration: Duration) -> Duration {
 pub fn backoff((first, longest): (Duration, Duration)) -> impl Iterator<Item = Duration> {
     let ceilings = std::iter::successors(Some(first.min(longest)), move |wait| Some((*wait * 2).min(longest)));
     ceilings.map(|ceiling| ceiling.mul_f64(fastrand::f64()))
+}
+
+/// Waits until then; for ever, if there is no such time.
+pub async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
 }
 
 /// Tells the wall time. Clones tell the same.

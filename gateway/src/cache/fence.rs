@@ -115,6 +115,11 @@ impl<F> Fence<F> {
         self.flight = Some((self.begun, flight));
     }
 
+    /// Something new was seen: nobody who comes now waits for a read that may not have seen it.
+    pub(super) fn let_nobody_wait(&mut self) {
+        self.flight = None;
+    }
+
     /// Whether something is being written.
     pub(super) fn is_written(&self) -> bool {
         self.writes > 0

@@ -398,7 +398,15 @@ impl Departure {
             Verdict::Doubtful(_) | Verdict::Behind => return None,
         };
         let ticket = self.ticket.take()?;
-        let may_keep = shard.at(&self.place).is_some_and(|fence| fence.end_read(ticket));
+        // Who has seen this does not wait for a read that looked before it, however late that began.
+        let is_news = before.as_ref().and_then(|before| before.etag()) != known.etag();
+        let may_keep = shard.at(&self.place).is_some_and(|fence| {
+            let may_keep = fence.end_read(ticket);
+            if is_news {
+                fence.let_nobody_wait();
+            }
+            may_keep
+        });
         shard.leave(&self.place);
         let is_newest = before.as_ref().is_none_or(|before| before.as_of <= began);
         let was_believed = before.as_ref().filter(|before| before.holds() && is_newest);

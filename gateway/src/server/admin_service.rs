@@ -14,6 +14,7 @@ use super::status::{invalid, status};
 use crate::cache::Cache;
 use crate::config::Configs;
 use crate::event::Dispatch;
+use crate::identity::Administrator;
 use crate::key::{KEY_BYTES, TenantId};
 use crate::status::Parts;
 use crate::strategy::Registry;
@@ -79,6 +80,10 @@ impl AdminService for AdminServiceImpl {
         &self,
         request: Request<v1::RefreshConfigsRequest>,
     ) -> Result<Response<v1::RefreshConfigsResponse>, Status> {
+        let by = request
+            .extensions()
+            .get::<Administrator>()
+            .map(|by| Arc::clone(by.subject()));
         let v1::RefreshConfigsRequest { tenant, keys, event } = request.into_inner();
         if !event.is_empty() {
             if !tenant.is_empty() || !keys.is_empty() {
@@ -113,6 +118,11 @@ impl AdminService for AdminServiceImpl {
         for place in kept.union(&watched) {
             cache.doubt(place, configs.reads_lag(&place.backend));
         }
+        tracing::info!(
+            by = by.as_deref(),
+            refreshed,
+            "what was near is looked at again, because an operator asked for it"
+        );
         Ok(Response::new(v1::RefreshConfigsResponse { refreshed }))
     }
 

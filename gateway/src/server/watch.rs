@@ -15,7 +15,7 @@ use tagway_proto::v1::watch_configs_request::{Ack, Kind as Asking, Renew, Subscr
 use tagway_proto::v1::watch_configs_response::{Closing, Ended, Kind, Progress, Removed, Resync, Session, Synced};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,7 +24,7 @@ use tonic::{Code, Status, Streaming};
 use super::config_service::{context, message};
 use super::shape::shaped;
 use super::status::{self, invalid};
-use crate::clock::Clock;
+use crate::clock::{Clock, until};
 use crate::config::{ConfigError, Configs};
 use crate::identity::{Identity, IdentityError, Reader, VerifiedTenant};
 use crate::key::KeyPrefix;
@@ -463,13 +463,6 @@ async fn answer(renewal: &mut Option<BoxFuture<'static, Renewed>>) -> Renewed {
 /// Whether a message could not be read, rather than none had.
 fn is_of_a_message(status: &Status) -> bool {
     matches!(status.code(), Code::OutOfRange | Code::Internal | Code::Unimplemented)
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => pending().await,
-    }
 }
 
 fn asked(id: &Arc<str>, subscribe: Subscribe) -> Result<Asked, Status> {

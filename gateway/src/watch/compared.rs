@@ -121,6 +121,8 @@ impl Hub {
                     beginning,
                 });
             }
+            // What is left nobody watches any more.
+            shown.clear();
         }
         watched
     }
@@ -196,22 +198,35 @@ impl Hub {
 impl Registration {
     /// The client holds that state of a key from here on.
     pub(super) fn shown(&self, key: &Arc<str>, etag: Etag) {
-        let interests = self.hub.interests.read().unwrap_or_else(PoisonError::into_inner);
         let places = || self.places.iter().filter(|(of, _)| of == key).map(|(_, place)| place);
-        let names = || {
-            let name = |range: &'_ PlaceRange| key.strip_prefix(range.range.tag())?.parse::<Name>().ok();
-            self.ranges.iter().filter_map(move |range| Some((range, name(range)?)))
+        let interests = self.hub.interests.read().unwrap_or_else(PoisonError::into_inner);
+        let compared = || places().filter_map(|place| Some(&interests.places.get(place)?.compared));
+        // Where nothing was compared yet, all is listed again anyway.
+        let ranges: Vec<(&PlaceRange, Name)> = self
+            .ranges
+            .iter()
+            .filter(|range| {
+                let swept = interests.ranges.get(range);
+                swept.is_some_and(|swept| !swept.compared.listings.is_empty())
+            })
+            .filter_map(|range| Some((range, key.strip_prefix(range.range.tag())?.parse().ok()?)))
+            .collect();
+        let listed = || {
+            ranges
+                .iter()
+                .filter_map(|(range, name)| Some((&interests.ranges.get(range)?.compared, name)))
         };
         // Where it stood when that was compared, its end will be noticed.
-        let has_stood = |place: &Place| {
-            let at = interests.places.get(place);
-            at.is_some_and(|at| at.compared.stood == Stood::State(etag))
-        };
-        let was_listed = |(range, name): (&PlaceRange, Name)| {
-            let listings = interests.ranges.get(range).map(|swept| &swept.compared.listings);
-            listings.is_some_and(|listings| listings.values().any(|listing| listing.get(&name) == Some(&etag)))
-        };
-        if places().any(has_stood) || names().any(was_listed) {
+        let has_stood = compared().any(|compared| compared.stood == Stood::State(etag))
+            || listed().any(|(compared, name)| {
+                compared
+                    .listings
+                    .values()
+                    .any(|listing| listing.get(name) == Some(&etag))
+            });
+        let is_noted = compared().all(|compared| compared.is_shown)
+            && listed().all(|(compared, name)| compared.shown.contains(name));
+        if has_stood || is_noted {
             return;
         }
         drop(interests);
@@ -221,11 +236,8 @@ impl Registration {
                 named.compared.is_shown = true;
             }
         }
-        for (range, name) in names() {
-            if let Some(swept) = interests.ranges.get_mut(range)
-                // Else all is listed again anyway.
-                && !swept.compared.listings.is_empty()
-            {
+        for (range, name) in ranges {
+            if let Some(swept) = interests.ranges.get_mut(range) {
                 swept.compared.shown.insert(name);
             }
         }

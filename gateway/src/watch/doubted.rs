@@ -1,13 +1,13 @@
 //! Places that are looked at again by and by: a store may be behind, or a write that was cut off may yet arrive there.
 
 use std::collections::HashMap;
-use std::future::pending;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::time::{DelayQueue, delay_queue};
 
+use crate::clock::until;
 use crate::key::Etag;
 use crate::placement::Place;
 
@@ -76,12 +76,5 @@ impl Doubted {
                 Due::Everything
             }
         }
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => pending().await,
     }
 }

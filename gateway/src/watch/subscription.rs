@@ -19,7 +19,7 @@ use super::work::{Next, Work};
 use super::{News, Update};
 use crate::backend::BackendError;
 use crate::cache::{Consistency, Freshness, Read, Source};
-use crate::clock::backoff;
+use crate::clock::{backoff, until};
 use crate::config::{Config, ConfigError, Configs, ListRequest};
 use crate::identity::Reader;
 use crate::key::{Etag, KeyPrefix};
@@ -435,12 +435,5 @@ impl Held {
         }
         let now = Instant::now();
         now.saturating_duration_since(*self.behind_since.get_or_insert(now)) < BEHIND
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
