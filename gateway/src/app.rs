@@ -8,7 +8,7 @@ use std::fs;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry as Metrics;
@@ -21,9 +21,10 @@ use crate::backend::dynamodb::{self, DynamoDb};
 use crate::backend::embedded::{self, Embedded};
 use crate::backend::ssm::{self, ParameterSettings, ParameterStore};
 use crate::backend::{AwsSettings, Backend, Catalog, NoRegion, Observed};
-use crate::cache::{Cache, CacheMetrics, Sharing, Snapshot, SnapshotError};
+use crate::cache::{Cache, CacheMetrics, Sharing, Snapshot};
 use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
+use crate::folder::{FolderError, PrivateFolder};
 use crate::identity::{Identity, KeySets, KeysError};
 use crate::placement::CachePolicy;
 use crate::server::{Admin, Administration, Readiness, Services, serve_admin, serve_grpc, serve_ops};
@@ -31,7 +32,7 @@ use crate::settings::{
     BackendKind, BackendSettings, CacheSettings, IdentitySettings, KeyFile, Listen, Settings, Source,
 };
 use crate::status::Parts;
-use crate::strategy::{self, Engine, Registry};
+use crate::strategy::{self, Engine, Lifecycle, Made, Registry};
 use crate::watch::Hub;
 use events::{Events, Replica};
 
@@ -75,13 +76,15 @@ pub enum StartError {
     /// The events' place is not known.
     #[error("events.region: {0}")]
     EventsRegion(NoRegion),
-    /// The folder for what was last known good.
-    #[error("cache.snapshot = {folder}: {error}", folder = folder.display())]
-    Snapshot {
+    /// A folder of the gateway's own.
+    #[error("{key} = {folder}: {error}", folder = folder.display())]
+    Folder {
+        /// The setting.
+        key: &'static str,
         /// Where.
         folder: PathBuf,
         /// Why.
-        error: SnapshotError,
+        error: FolderError,
     },
     /// The secret of page tokens.
     #[error("server.page_token_key = {path}: {problem}", path = path.display())]
@@ -104,7 +107,7 @@ pub struct App {
     ops: Option<TcpListener>,
     keys: Arc<KeySets>,
     identity: Arc<Identity>,
-    registry: Arc<Registry>,
+    lifecycle: Arc<Lifecycle>,
     configs: Arc<Configs>,
     cache: Arc<Cache>,
     hub: Arc<Hub>,
@@ -129,11 +132,28 @@ impl App {
         let identity = Arc::new(Identity::new(&settings.identity, Arc::clone(&keys), clock.clone()));
         let parts = Parts::new(clock.clone());
         let catalog = open_catalog(&settings, &parts, &clock).await?;
-        let registry = Arc::new(load_strategies(&settings).await?);
         let page_tokens = page_tokens(&settings, &clock)?;
         let cache = cache(&settings);
         let snapshot = snapshot(&settings, &cache, &clock)?;
         let hub = Hub::new(Arc::clone(&cache));
+        let made = Made {
+            engine: engine()?,
+            catalog: strategy_catalog(&settings),
+            stores: catalog.clone(),
+            cache: Arc::clone(&cache),
+            hub: Arc::clone(&hub),
+            limits: settings.limits.clone(),
+            clock: clock.clone(),
+            part: parts.part("state", true, ""),
+        };
+        let state = settings.server.state();
+        let lifecycle = Lifecycle::open(made, &settings.strategies, state).await;
+        let lifecycle = lifecycle.map_err(|error| StartError::Folder {
+            key: "server.state",
+            folder: state.unwrap_or(Path::new("")).to_owned(),
+            error,
+        })?;
+        let registry = Arc::clone(lifecycle.registry());
         let replica: Arc<str> = Ulid::from_datetime(clock.now()).to_string().into();
         let made_of = Replica {
             name: Arc::clone(&replica),
@@ -156,7 +176,7 @@ impl App {
             admin: Arc::new(Admin {
                 replica,
                 parts,
-                registry: Arc::clone(&registry),
+                lifecycle: Arc::clone(&lifecycle),
                 configs: Arc::clone(&configs),
                 dispatch: Arc::clone(events.dispatch()),
                 cache: Arc::clone(&cache),
@@ -172,7 +192,7 @@ impl App {
             ops,
             keys,
             identity,
-            registry,
+            lifecycle,
             configs,
             cache,
             hub,
@@ -205,7 +225,7 @@ impl App {
             let hub = Arc::clone(&hub);
             tokio::spawn(async move { hub.run().await })
         };
-        let readiness = Readiness::new(Arc::clone(&self.registry), stop.clone());
+        let readiness = Readiness::new(Arc::clone(self.lifecycle.registry()), stop.clone());
         // Operators are answered until the very end, so that a probe sees the draining.
         let over = CancellationToken::new();
         let mut metrics = Metrics::with_prefix("tagway");
@@ -213,6 +233,7 @@ impl App {
         hub.metrics().register(&mut metrics);
         self.events.register(&mut metrics);
         let events = self.events.run(stop.clone());
+        let lifecycle = tokio::spawn(self.lifecycle.run(stop.clone()));
         let ops = self
             .ops
             .map(|listener| tokio::spawn(serve_ops(listener, readiness.clone(), metrics, over.clone())));
@@ -263,6 +284,7 @@ impl App {
         telling.abort();
         over.cancel();
         events.finish(last).await;
+        _ = timeout(last, lifecycle).await;
         if let Some(ops) = ops {
             // A probe that never reads its answer does not keep the process.
             _ = timeout(last, ops).await;
@@ -305,9 +327,12 @@ pub async fn check(settings: &Settings) -> Result<Registry, StartError> {
 }
 
 pub(crate) async fn load_strategies(settings: &Settings) -> Result<Registry, StartError> {
-    let engine = Engine::new().map_err(|error| StartError::Machine(format!("no engine for strategies: {error:#}")))?;
     let catalog = strategy_catalog(settings);
-    Ok(Registry::load(&engine, &settings.strategies, &settings.limits, &catalog).await)
+    Ok(Registry::load(&engine()?, &settings.strategies, &settings.limits, &catalog).await)
+}
+
+fn engine() -> Result<Engine, StartError> {
+    Engine::new().map_err(|error| StartError::Machine(format!("no engine for strategies: {error:#}")))
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -431,11 +456,12 @@ fn snapshot(settings: &Settings, cache: &Cache, clock: &Clock) -> Result<Option<
         format!("{id} {kind} {path:?} {table:?} {at:?}\n")
     };
     let shape: String = settings.backends.iter().map(of_store).collect();
-    let snapshot = Snapshot::new(folder.to_owned(), &shape, clock.clone());
-    snapshot.prepare().map_err(|error| StartError::Snapshot {
+    let private = PrivateFolder::open(folder).map_err(|error| StartError::Folder {
+        key: "cache.snapshot",
         folder: folder.to_owned(),
         error,
     })?;
+    let snapshot = Snapshot::new(private, &shape, clock.clone());
     match snapshot.restore(cache) {
         Ok(places) => tracing::info!(places, "what was last known good is there, should a store be away"),
         Err(error) => tracing::warn!(folder = %folder.display(), %error, "cache.snapshot is ignored"),

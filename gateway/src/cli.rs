@@ -13,8 +13,11 @@ mod import;
 mod list;
 mod provision;
 mod put;
+mod refresh;
 mod rollback;
 mod serve;
+mod status;
+mod strategy;
 mod token;
 mod watch;
 
@@ -66,6 +69,12 @@ enum Command {
     Export(export::Export),
     /// Read JSON lines into a tenant
     Import(import::Import),
+    /// Tell how a gateway's parts do
+    Status(status::Status),
+    /// List, take up, roll back, pin and disable strategies
+    Strategy(strategy::Strategy),
+    /// Have a gateway look again at what it keeps near
+    Refresh(refresh::Refresh),
     /// Print a shell's completions
     Completions(completions::Completions),
 }
@@ -102,6 +111,9 @@ pub(crate) fn run() -> ExitCode {
         Command::Explain(command) => client::block_on(command.run()),
         Command::Export(command) => client::block_on(command.run()),
         Command::Import(command) => client::block_on(command.run()),
+        Command::Status(command) => client::block_on(command.run()),
+        Command::Strategy(command) => client::block_on(command.run()),
+        Command::Refresh(command) => client::block_on(command.run()),
         Command::Completions(command) => command.run(),
     };
     match result {

@@ -20,7 +20,7 @@ use crate::cache::Cache;
 use crate::identity::VerifiedTenant;
 use crate::key::{ConfigKey, KeyError};
 use crate::placement::{Origin, Place, Placed};
-use crate::strategy::{Context, DecideError, Operation, Registry, Snapshot};
+use crate::strategy::{Context, DecideError, NotServed, Operation, Registry, Snapshot};
 
 pub use explain::{Explained, Step};
 pub use history::{History, HistoryRequest};
@@ -140,6 +140,18 @@ pub enum ConfigError {
     /// The strategy of this tag was rejected.
     #[error("the strategy of this tag was rejected")]
     StrategyRejected,
+    /// The strategy of this tag is not called, because an operator said so.
+    #[error("the strategy of this tag is disabled")]
+    StrategyDisabled,
+}
+
+impl From<Option<&NotServed>> for ConfigError {
+    fn from(why: Option<&NotServed>) -> Self {
+        match why {
+            Some(NotServed::Disabled) => Self::StrategyDisabled,
+            Some(NotServed::Rejected(_)) | None => Self::StrategyRejected,
+        }
+    }
 }
 
 impl From<DecideError> for ConfigError {
@@ -162,8 +174,8 @@ impl Configs {
 
     /// Other strategies become active.
     #[cfg(test)]
-    pub(crate) fn activate(&self, registry: Registry) {
-        self.registry.activate(registry);
+    pub(crate) fn take_up(&self, registry: &Registry) {
+        self.registry.take_up(registry);
     }
 
     /// Splits the key and asks its strategy. One snapshot answers for one request.
@@ -176,7 +188,7 @@ impl Configs {
         scope: Scope,
     ) -> Result<Keyed, ConfigError> {
         let key = snapshot.tags().parse(key)?;
-        let strategy = snapshot.strategy(key.tag()).ok_or(ConfigError::StrategyRejected)?;
+        let strategy = snapshot.strategy(key.tag())?;
         let placed = strategy.decide(tenant, &key, operation, context).await?;
         let placed = match scope {
             Scope::Own => placed,

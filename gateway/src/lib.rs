@@ -9,6 +9,7 @@ pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod event;
+mod folder;
 pub mod identity;
 #[cfg(feature = "internals")]
 pub mod internals;

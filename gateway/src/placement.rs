@@ -6,7 +6,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::identity::VerifiedTenant;
 use crate::key::{ConfigKey, Name, Tag, TenantId};
 use crate::wit;
 
@@ -166,10 +165,11 @@ pub struct Placed {
 }
 
 impl Grants {
-    /// Checks what `decide` answered for `key`.
-    pub fn place(
+    /// Checks what `decide` answered for `key`, and makes the names of it in the space of `tenant`: who is, or was, out of a
+    /// verified token. (A name by itself opens nothing: stores ask for who is verified.)
+    pub(crate) fn place(
         &self,
-        tenant: &VerifiedTenant,
+        tenant: &TenantId,
         key: &ConfigKey,
         decision: &wit::Decision,
     ) -> Result<Placed, BrokenDecision> {
@@ -207,9 +207,9 @@ impl Grants {
     }
 
     /// Checks what `enumerate` answered for a prefix within `tag`. Each range once.
-    pub fn ranges(
+    pub(crate) fn ranges(
         &self,
-        tenant: &VerifiedTenant,
+        tenant: &TenantId,
         tag: &Tag,
         placements: &[wit::Placement],
     ) -> Result<BTreeSet<PlaceRange>, BrokenDecision> {
@@ -222,18 +222,20 @@ impl Grants {
             .collect()
     }
 
-    fn range(
-        &self,
-        tenant: &VerifiedTenant,
-        tag: &Tag,
-        placement: &wit::Placement,
-    ) -> Result<PlaceRange, BrokenDecision> {
+    /// Whether places in these stores, each in the tenant's own space or the shared one, could still be had.
+    pub(crate) fn cover(&self, places: Vec<(&Arc<str>, bool)>) -> bool {
+        places
+            .into_iter()
+            .all(|(backend, is_shared)| self.backends.contains(backend) && (self.shared || !is_shared))
+    }
+
+    fn range(&self, tenant: &TenantId, tag: &Tag, placement: &wit::Placement) -> Result<PlaceRange, BrokenDecision> {
         let backend = self
             .backends
             .get(placement.backend.as_str())
             .ok_or_else(|| BrokenDecision::Backend(shortened(&placement.backend)))?;
         let space = match placement.scope {
-            wit::Scope::Tenant => Space::Tenant(tenant.id().clone()),
+            wit::Scope::Tenant => Space::Tenant(tenant.clone()),
             wit::Scope::Shared if self.shared => Space::Shared,
             wit::Scope::Shared => return Err(BrokenDecision::SharedUngranted),
         };
@@ -521,7 +523,7 @@ mod tests {
             shared: false,
         };
         let tags = Tags::new(["t_".parse().unwrap(), "u_".parse().unwrap()]);
-        let placed = grants.place(&VerifiedTenant::for_tests("acme"), &tags.parse(key).unwrap(), decision)?;
+        let placed = grants.place(&"acme".parse().unwrap(), &tags.parse(key).unwrap(), decision)?;
         Ok(placed.home.name.to_string())
     }
 

@@ -9,6 +9,7 @@ mod in_flight;
 mod ops;
 mod shape;
 mod status;
+mod strategies;
 mod watch;
 
 use std::convert::Infallible;
@@ -59,6 +60,8 @@ pub(crate) fn config_service(configs: Arc<Configs>, watches: Arc<Watches>) -> im
 const HEALTH_NAMES: [&str; 2] = ["", "tagway.v1.ConfigService"];
 /// Most calls of `AdminService` at once.
 const ADMINS: u32 = 16;
+/// Of one of their messages: the largest component that settings allow, and room for the rest.
+const COMPONENT_BYTES: usize = 33 << 20;
 /// Between two connections that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Of one request's metadata. More than the longest token, so that one is told that it is too long.
@@ -121,7 +124,9 @@ impl Administration {
             }))
             .layer(AroundLayer(AuthenticateAdmin(self.identity)))
             .layer(AroundLayer(Shape))
-            .named_layer(AdminServiceServer::new(AdminServiceImpl(self.admin)))
+            .named_layer(
+                AdminServiceServer::new(AdminServiceImpl(self.admin)).max_decoding_message_size(COMPONENT_BYTES),
+            )
     }
 }
 

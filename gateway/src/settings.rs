@@ -22,7 +22,8 @@ use serde::Deserialize;
 use crate::key::Tag;
 use document::Document;
 
-pub use kinds::{Algorithm, BackendKind, EventsKind, KeyFile, Listen, LogFormat, Permission, Queue, Source};
+use kinds::Class;
+pub use kinds::{Algorithm, BackendKind, EventsKind, KeyFile, Listen, LogFormat, OnFailure, Permission, Queue, Source};
 
 /// Everything that a gateway can be told. `Default` is what a file that says nothing gets; it cannot run as it is, for
 /// it names no issuer, no backend and no strategy.
@@ -73,12 +74,21 @@ pub struct ServerSettings {
     pub max_connection_grace: Duration,
     /// HTTP/2 pings, so that a dead peer is noticed.
     pub keepalive: KeepaliveSettings,
+    /// A folder of the gateway's own, for what outlives a restart: which strategies were active, and the names that were known.
+    /// Nowhere if empty.
+    state: PathBuf,
     /// A file of at least 32 secret bytes, the same on every replica, that page tokens are sealed with. Without it a
     /// token is good for the replica that gave it, until it restarts.
     pub page_token_key: Option<KeyFile>,
 }
 
 impl ServerSettings {
+    /// The folder for what outlives a restart, if there is to be one.
+    #[must_use]
+    pub fn state(&self) -> Option<&Path> {
+        Some(self.state.as_path()).filter(|folder| !folder.as_os_str().is_empty())
+    }
+
     /// Whether `AdminService` is served where tenants call. Two ports that are yet to be chosen are two.
     #[must_use]
     pub fn admin_is_with_tenants(&self) -> bool {
@@ -218,17 +228,18 @@ impl BackendSettings {
 /// `[strategies.<name>]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(
-    dead_code,
-    reason = "parsed, and refused by name until the lifecycle of strategies is built"
-)]
 pub struct StrategySettings {
-    /// Where the component is: `builtin:tag-prefix` or `file:...`.
+    /// Where the component is: `builtin:tag-prefix`, `file:...` or `s3://<bucket>/<key>`.
     pub source: Source,
+    /// `s3://`: where the bucket is. What AWS's own tools would take, if it does not say.
+    pub region: Option<String>,
+    /// `s3://`: a server of another address.
+    pub endpoint_url: Option<String>,
     /// `sha256:<hex>` of the component. Another one is refused.
     pub digest: Option<String>,
+    /// `s3://`: whatever lies there is taken, without a digest.
     #[serde(default)]
-    unpinned: bool,
+    pub unpinned: bool,
     /// What it may claim of the key space.
     pub tags: Vec<Tag>,
     /// What it may use of the catalog.
@@ -236,14 +247,20 @@ pub struct StrategySettings {
     /// Whether it may place defaults in the scope that all tenants read.
     #[serde(default)]
     pub shared_scope: bool,
-    on_failure: Option<String>,
-    class: Option<String>,
+    /// What is answered for a strategy that fails.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    #[expect(dead_code, reason = "parsed, and refused by name until it is built")]
+    class: Option<Class>,
     /// What one call may cost.
     #[serde(default)]
     pub limits: StrategyLimits,
     /// When it is not called for a while.
     #[serde(default)]
     pub breaker: BreakerSettings,
+    /// When a version leaves by itself.
+    #[serde(default)]
+    pub rollback: RollbackSettings,
     /// Handed to the component as JSON.
     #[serde(default)]
     pub settings: serde_json::Map<String, serde_json::Value>,
@@ -276,6 +293,17 @@ pub struct BreakerSettings {
     /// for this long.
     #[serde(with = "humantime_serde")]
     pub rest: Duration,
+}
+
+/// `strategies.<name>.rollback`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RollbackSettings {
+    /// So many questions that a version fails or refuses, and the one before it answers, have it leave. 0: none do.
+    pub failures: u32,
+    /// For so long after it became active.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
 }
 
 /// `[cache]`
@@ -433,6 +461,7 @@ impl Default for ServerSettings {
             max_connection_age: Duration::from_mins(30),
             max_connection_grace: Duration::from_mins(1),
             keepalive: KeepaliveSettings::default(),
+            state: PathBuf::new(),
             page_token_key: None,
         }
     }
@@ -475,6 +504,15 @@ impl Default for StrategyLimits {
             deadline: Duration::from_millis(100),
             memory: ByteSize::mib(16),
             component: ByteSize::mib(2),
+        }
+    }
+}
+
+impl Default for RollbackSettings {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            window: Duration::from_mins(10),
         }
     }
 }

@@ -13,6 +13,8 @@ mod limits;
 mod memory;
 mod registry;
 mod source;
+mod trial;
+mod version;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,9 +24,10 @@ use crate::key::Malformed;
 pub use component::RefusedComponent;
 pub use decide::Strategy;
 pub use engine::Engine;
-pub use lifecycle::{Backend, Rejected, Stage};
+pub use lifecycle::stages::{Backend, Rejected, Stage};
+pub use lifecycle::{Activated, Activation, Drift, From, Lifecycle, Made, Mode, Published, Record, State, Undone};
 pub use limits::CallError;
-pub use registry::{Registry, Snapshot};
+pub use registry::{NotServed, Registry, Snapshot};
 
 /// Most dimensions of a request.
 const CONTEXT_ENTRIES: usize = 32;

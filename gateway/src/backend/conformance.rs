@@ -52,7 +52,7 @@ pub(crate) fn names(tenant: &VerifiedTenant, namespace: &str, key: &str) -> [Phy
         defaults: vec![place(wit::Scope::Shared)],
         reason: None,
     };
-    let Placed { home, defaults, .. } = grants.place(tenant, &tags.parse(key).unwrap(), &decision).unwrap();
+    let Placed { home, defaults, .. } = grants.place(tenant.id(), &tags.parse(key).unwrap(), &decision).unwrap();
     [home.name, defaults[0].name.clone()]
 }
 

@@ -5,16 +5,14 @@
 //! written beside the one before and takes its place whole. It holds no secret; but every other value, for whom the operator lets
 //! into the folder: so that is the gateway's own, or refused.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +20,7 @@ use super::Cache;
 use super::known::Known;
 use crate::backend::Entry;
 use crate::clock::Clock;
+use crate::folder::PrivateFolder;
 use crate::placement::Place;
 
 /// What a file of this format begins with.
@@ -36,7 +35,7 @@ const RECORD_BYTES: u32 = 64 << 20;
 /// Where what is known is kept, and of which stores it is.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    folder: PathBuf,
+    folder: PrivateFolder,
     /// What tells these stores from others.
     shape: Vec<u8>,
     clock: Clock,
@@ -48,9 +47,6 @@ pub enum SnapshotError {
     /// The folder or the file cannot be used.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Others than the gateway may look into it.
-    #[error("the folder has the mode {0:o}, and holds what tenants keep: make it 700")]
-    Open(u32),
     /// It is not whole.
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
@@ -81,9 +77,9 @@ struct RecordEntry {
 }
 
 impl Snapshot {
-    /// One in that folder, which is made if there is none; of stores of that `shape`.
+    /// One in that folder, of stores of that `shape`.
     #[must_use]
-    pub fn new(folder: PathBuf, shape: &str, clock: Clock) -> Self {
+    pub fn new(folder: PrivateFolder, shape: &str, clock: Clock) -> Self {
         let shape = aws_lc_rs::digest::digest(&SHA256, shape.as_bytes()).as_ref().to_vec();
         Self { folder, shape, clock }
     }
@@ -91,23 +87,12 @@ impl Snapshot {
     /// Where it is.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Makes the folder, or sees that it is nobody else's.
-    pub fn prepare(&self) -> Result<(), SnapshotError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let mode = fs::metadata(&self.folder)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(SnapshotError::Open(mode));
-        }
-        Ok(())
+        self.folder.path()
     }
 
     /// Writes what `cache` knows; returns of how many places.
     pub fn write(&self, cache: &Cache) -> Result<usize, SnapshotError> {
-        // Made for its owner alone.
-        let mut file = NamedTempFile::new_in(&self.folder)?;
+        let mut file = self.folder.begin()?;
         let mut out = Digesting::new(BufWriter::new(file.as_file_mut()));
         out.write_all(FORMAT)?;
         out.write_all(&self.shape)?;
@@ -129,15 +114,13 @@ impl Snapshot {
         out.write_all(&digest)?;
         out.flush()?;
         drop(out);
-        file.as_file().sync_all()?;
-        file.persist(self.folder.join(FILE)).map_err(|error| error.error)?;
-        File::open(&self.folder)?.sync_all()?;
+        self.folder.keep(file, FILE)?;
         Ok(records)
     }
 
     /// Reads what was known, and has `cache` know it; returns of how many places. Nothing is taken from a file that is not whole.
     pub fn restore(&self, cache: &Cache) -> Result<usize, SnapshotError> {
-        let file = match File::open(self.folder.join(FILE)) {
+        let file = match File::open(self.folder().join(FILE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             file => file?,
         };
@@ -200,7 +183,7 @@ impl Snapshot {
                         written = changes;
                     }
                     Err(error) => {
-                        tracing::warn!(folder = %self.folder.display(), %error, "cache.snapshot could not be written");
+                        tracing::warn!(folder = %self.folder().display(), %error, "cache.snapshot could not be written");
                     }
                 }
             }

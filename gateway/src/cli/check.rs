@@ -53,12 +53,11 @@ impl Check {
             )?;
         }
         out.flush()?;
-        match snapshot.rejected() {
-            [] => Ok(()),
-            rejected => {
-                let lines: Vec<String> = rejected.iter().map(ToString::to_string).collect();
-                Err(Failure::Usage(lines.join("\n")))
-            }
+        let rejected: Vec<String> = snapshot.rejected().map(ToString::to_string).collect();
+        if rejected.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::Usage(rejected.join("\n")))
         }
     }
 }

@@ -13,6 +13,7 @@ use http::Uri;
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 use tagway_proto::v1;
+use tagway_proto::v1::admin_service_client::AdminServiceClient;
 use tagway_proto::v1::config_service_client::ConfigServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -24,6 +25,8 @@ use tonic::{Request, Status};
 const CONNECT: Duration = Duration::from_secs(5);
 /// A little more than a gateway takes at most, unless told otherwise.
 pub(super) const CALL: Duration = Duration::from_secs(15);
+/// The largest component that a gateway takes, and room for the rest.
+const COMPONENT_BYTES: usize = 33 << 20;
 /// Between two pings on a connection that lasts.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// For the answer to one.
@@ -65,31 +68,97 @@ pub(super) enum Output {
     Json,
 }
 
+/// Where the gateway is for those who operate it, and who calls.
+#[derive(Args)]
+pub(super) struct Admin {
+    /// Where the gateway listens for its operators
+    #[arg(
+        long = "endpoint",
+        env = "TAGWAY_ADMIN_ENDPOINT",
+        default_value = "http://127.0.0.1:50052",
+        value_name = "URL"
+    )]
+    endpoint: String,
+    /// Who calls, with the permission admin
+    #[arg(
+        long,
+        env = "TAGWAY_ADMIN_TOKEN",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    token: String,
+    /// How answers look; text on a terminal and json elsewhere, unless said
+    #[arg(long)]
+    output: Option<Output>,
+}
+
+/// A client that says who it is with every call.
+pub(super) type AdminClient = AdminServiceClient<InterceptedService<Channel, Credentials>>;
+
+impl Admin {
+    /// A client for calls that take no longer than that.
+    pub(super) async fn connect(&self, within: Duration) -> Result<AdminClient, Failure> {
+        let endpoint = address("TAGWAY_ADMIN_ENDPOINT", &self.endpoint)?.timeout(within);
+        let channel = endpoint.connect().await.map_err(|_| {
+            Failure::Away(format!(
+                "no gateway answers at {}\n  fix: set server.admin_listen, and TAGWAY_ADMIN_ENDPOINT to what it is",
+                self.endpoint
+            ))
+        })?;
+        let token = Some(self.token.trim()).filter(|token| !token.is_empty());
+        let credentials = Credentials {
+            authorization: token
+                .map(|token| header("TAGWAY_ADMIN_TOKEN", &format!("Bearer {token}")))
+                .transpose()?,
+            tenant: None,
+        };
+        Ok(AdminServiceClient::with_interceptor(channel, credentials).max_encoding_message_size(COMPONENT_BYTES))
+    }
+
+    pub(super) fn output(&self) -> Output {
+        output(self.output)
+    }
+}
+
+fn header(name: &str, text: &str) -> Result<MetadataValue<Ascii>, Failure> {
+    text.parse()
+        .map_err(|_| Failure::Usage(format!("{name} is no printable ASCII")))
+}
+
+fn output(said: Option<Output>) -> Output {
+    match said {
+        Some(output) => output,
+        None if io::stdout().is_terminal() => Output::Text,
+        None => Output::Json,
+    }
+}
+
+fn address(name: &str, endpoint: &str) -> Result<Endpoint, Failure> {
+    let plain = |uri: &Uri| uri.scheme_str() == Some("http") && uri.host().is_some() && uri.path() == "/";
+    let uri = endpoint.parse::<Uri>().ok().filter(plain).ok_or_else(|| {
+        // https would have to be kept, and is not built yet.
+        Failure::Usage(format!(
+            "{name}: `{endpoint}` is not http://HOST:PORT; there is no TLS yet"
+        ))
+    })?;
+    Ok(Endpoint::from(uri).connect_timeout(CONNECT))
+}
+
 pub(super) type Client = ConfigServiceClient<InterceptedService<Channel, Credentials>>;
 
 impl Gateway {
     /// A client that says who it is with every call.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
-        self.connect_by(self.address()?.timeout(CALL)).await
+        self.connect_by(address("TAGWAY_ENDPOINT", &self.endpoint)?.timeout(CALL))
+            .await
     }
 
     /// One whose calls may last: nothing cuts them, and a gateway that is gone without a word is noticed.
     pub(super) async fn connect_to_watch(&self) -> Result<Client, Failure> {
-        let endpoint = self.address()?.http2_keep_alive_interval(KEEPALIVE);
+        let endpoint = address("TAGWAY_ENDPOINT", &self.endpoint)?.http2_keep_alive_interval(KEEPALIVE);
         let endpoint = endpoint.keep_alive_timeout(PONG).keep_alive_while_idle(true);
         self.connect_by(endpoint).await
-    }
-
-    fn address(&self) -> Result<Endpoint, Failure> {
-        let plain = |uri: &Uri| uri.scheme_str() == Some("http") && uri.host().is_some() && uri.path() == "/";
-        let uri = self.endpoint.parse::<Uri>().ok().filter(plain).ok_or_else(|| {
-            // https would have to be kept, and is not built yet.
-            Failure::Usage(format!(
-                "TAGWAY_ENDPOINT: `{}` is not http://HOST:PORT; there is no TLS yet",
-                self.endpoint
-            ))
-        })?;
-        Ok(Endpoint::from(uri).connect_timeout(CONNECT))
     }
 
     async fn connect_by(&self, endpoint: Endpoint) -> Result<Client, Failure> {
@@ -99,18 +168,14 @@ impl Gateway {
                 self.endpoint
             ))
         })?;
-        let header = |name: &str, text: String| {
-            text.parse::<MetadataValue<Ascii>>()
-                .map_err(|_| Failure::Usage(format!("{name} is no printable ASCII")))
-        };
         let token = Some(self.token.trim()).filter(|token| !token.is_empty());
         let credentials = Credentials {
             authorization: token
-                .map(|token| header("TAGWAY_TOKEN", format!("Bearer {token}")))
+                .map(|token| header("TAGWAY_TOKEN", &format!("Bearer {token}")))
                 .transpose()?,
             tenant: self
                 .tenant
-                .clone()
+                .as_deref()
                 .map(|tenant| header("TAGWAY_TENANT", tenant))
                 .transpose()?,
         };
@@ -132,11 +197,7 @@ impl Gateway {
     }
 
     pub(super) fn output(&self) -> Output {
-        match self.output {
-            Some(output) => output,
-            None if io::stdout().is_terminal() => Output::Text,
-            None => Output::Json,
-        }
+        output(self.output)
     }
 }
 

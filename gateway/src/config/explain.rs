@@ -49,7 +49,7 @@ impl Configs {
     pub async fn explain(&self, reader: &Reader, key: &str, context: &Context) -> Result<Explained, ConfigError> {
         let snapshot = self.registry.current();
         let key = snapshot.tags().parse(key)?;
-        let strategy = snapshot.strategy(key.tag()).ok_or(ConfigError::StrategyRejected)?;
+        let strategy = snapshot.strategy(key.tag())?;
         let placed = strategy.decide(reader, &key, Operation::Read, context).await?;
         let mut steps = Vec::new();
         for Layer { origin, place, policy } in placed.layers() {

@@ -140,7 +140,7 @@ impl Configs {
         }
         let mut all = Vec::new();
         for prefix in touched {
-            let strategy = snapshot.strategy(&prefix.tag).ok_or(ConfigError::StrategyRejected)?;
+            let strategy = snapshot.strategy(&prefix.tag)?;
             match strategy.enumerate(reader, &prefix, context).await {
                 Ok(ranges) => all.push((prefix, ranges)),
                 // What the caller may not read is no part of what only swept over it.
@@ -165,7 +165,7 @@ impl Configs {
         let Ok(key) = snapshot.tags().parse(key) else {
             return Ok(None);
         };
-        let strategy = snapshot.strategy(key.tag()).ok_or(ConfigError::StrategyRejected)?;
+        let strategy = snapshot.strategy(key.tag())?;
         let placed = match strategy.decide(reader, &key, Operation::Read, context).await {
             Ok(placed) => placed,
             Err(DecideError::Refused(_)) => return Ok(None),

@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::{invalid, status};
+use super::strategies;
 use crate::cache::Cache;
 use crate::config::Configs;
 use crate::event::Dispatch;
 use crate::identity::Administrator;
 use crate::key::{KEY_BYTES, TenantId};
 use crate::status::Parts;
-use crate::strategy::Registry;
+use crate::strategy::Lifecycle;
 use crate::watch::Hub;
 
 /// Most keys of one call.
@@ -30,7 +31,7 @@ pub struct Admin {
     /// How each part does.
     pub parts: Parts,
     /// The strategies.
-    pub registry: Arc<Registry>,
+    pub lifecycle: Arc<Lifecycle>,
     /// What tenants ask for.
     pub configs: Arc<Configs>,
     /// What takes events.
@@ -51,7 +52,7 @@ impl AdminService for AdminServiceImpl {
         let Admin {
             replica,
             parts,
-            registry,
+            lifecycle,
             started,
             ..
         } = &*self.0;
@@ -61,7 +62,7 @@ impl AdminService for AdminServiceImpl {
             detail: part.detail,
             since: Some(Timestamp::from(part.since)),
         });
-        let snapshot = registry.current();
+        let snapshot = lifecycle.registry().current();
         let strategies = snapshot.states().map(|(name, state)| Part {
             name: format!("strategy:{name}"),
             ready: state.is_ok(),
@@ -80,10 +81,7 @@ impl AdminService for AdminServiceImpl {
         &self,
         request: Request<v1::RefreshConfigsRequest>,
     ) -> Result<Response<v1::RefreshConfigsResponse>, Status> {
-        let by = request
-            .extensions()
-            .get::<Administrator>()
-            .map(|by| Arc::clone(by.subject()));
+        let by = subject(&request);
         let v1::RefreshConfigsRequest { tenant, keys, event } = request.into_inner();
         if !event.is_empty() {
             if !tenant.is_empty() || !keys.is_empty() {
@@ -130,21 +128,76 @@ impl AdminService for AdminServiceImpl {
         &self,
         _: Request<v1::ListStrategiesRequest>,
     ) -> Result<Response<v1::ListStrategiesResponse>, Status> {
-        Err(unbuilt())
+        let records = self.0.lifecycle.records().into_iter();
+        Ok(Response::new(v1::ListStrategiesResponse {
+            strategies: records
+                .map(|(record, mode)| strategies::message(record, mode))
+                .collect(),
+        }))
     }
 
     async fn activate_strategy(
         &self,
-        _: Request<v1::ActivateStrategyRequest>,
+        request: Request<v1::ActivateStrategyRequest>,
     ) -> Result<Response<v1::ActivateStrategyResponse>, Status> {
-        Err(unbuilt())
+        let by = subject(&request);
+        let activation = strategies::activation(request.into_inner())?;
+        tracing::info!(
+            by = by.as_deref(),
+            strategy = activation.name,
+            "an operator asks for another version of a strategy"
+        );
+        let name = activation.name.clone();
+        let activated = self
+            .0
+            .lifecycle
+            .activate(activation)
+            .await
+            .map_err(strategies::undone)?;
+        let mode = self.0.lifecycle.mode(&name);
+        Ok(Response::new(strategies::activated(activated, mode)))
     }
 
     async fn rollback_strategy(
         &self,
-        _: Request<v1::RollbackStrategyRequest>,
+        request: Request<v1::RollbackStrategyRequest>,
     ) -> Result<Response<v1::RollbackStrategyResponse>, Status> {
-        Err(unbuilt())
+        let by = subject(&request);
+        let v1::RollbackStrategyRequest { name, generation } = request.into_inner();
+        tracing::info!(
+            by = by.as_deref(),
+            strategy = name,
+            "an operator asks for the version before"
+        );
+        let generation = Some(generation).filter(|generation| *generation != 0);
+        let lifecycle = &self.0.lifecycle;
+        let record = lifecycle
+            .roll_back(&name, generation)
+            .await
+            .map_err(strategies::undone)?;
+        Ok(Response::new(v1::RollbackStrategyResponse {
+            strategy: Some(strategies::message(record, lifecycle.mode(&name))),
+        }))
+    }
+
+    async fn set_strategy_mode(
+        &self,
+        request: Request<v1::SetStrategyModeRequest>,
+    ) -> Result<Response<v1::SetStrategyModeResponse>, Status> {
+        let by = subject(&request);
+        let request = request.into_inner();
+        let mode = strategies::mode(request.mode())?;
+        tracing::info!(
+            by = by.as_deref(),
+            strategy = request.name,
+            ?mode,
+            "an operator says how a strategy is to change"
+        );
+        let set = self.0.lifecycle.set_mode(&request.name, mode).await;
+        let record = set.map_err(strategies::undone)?;
+        Ok(Response::new(v1::SetStrategyModeResponse {
+            strategy: record.map(|record| strategies::message(record, mode)),
+        }))
     }
 
     async fn list_watchers(
@@ -153,6 +206,12 @@ impl AdminService for AdminServiceImpl {
     ) -> Result<Response<v1::ListWatchersResponse>, Status> {
         Err(unbuilt())
     }
+}
+
+/// Who asks.
+fn subject<T>(request: &Request<T>) -> Option<Arc<str>> {
+    let by = request.extensions().get::<Administrator>();
+    by.map(|by| Arc::clone(by.subject()))
 }
 
 fn unbuilt() -> Status {

@@ -139,6 +139,7 @@ pub(crate) fn config(error: ConfigError, field: &str) -> Status {
         ConfigError::ResponseFull => status(Code::ResourceExhausted, "RESPONSE_FULL", message),
         ConfigError::Seal => status(Code::Internal, "INTERNAL", message),
         ConfigError::Backend(error) => backend(&error),
+        ConfigError::StrategyDisabled => status(Code::Unavailable, "STRATEGY_DISABLED", error.to_string()),
         ConfigError::StrategyRejected => strategy_failed("no version of the strategy of this tag could be activated"),
     }
 }

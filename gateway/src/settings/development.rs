@@ -12,6 +12,10 @@ pub fn development(
     // A path becomes a TOML string: for the characters of ordinary paths Rust's debug form is one.
     let text = format!(
         r#"
+[server]
+admin_listen = "127.0.0.1:50052"
+state = {state:?}
+
 [identity]
 issuer = "{ISSUER}"
 audiences = ["{AUDIENCE}"]
@@ -37,6 +41,7 @@ format = "text"
 "#,
         jwks = format!("file:{}", data.join(JWKS).display()),
         store = data.join("store.redb").display().to_string(),
+        state = data.join("state").display().to_string(),
     );
     Settings::parse("development settings", &text, variables)
 }

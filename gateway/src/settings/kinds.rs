@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -177,19 +178,47 @@ pub enum Source {
     S3(String),
 }
 
-impl<'de> Deserialize<'de> for Source {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             Some(("builtin", name)) => Ok(Self::Builtin(name.to_owned())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            Some(("http" | "https", _)) => Ok(Self::Url(text)),
-            Some(("s3", _)) => Ok(Self::S3(text)),
-            _ => Err(D::Error::custom(format!(
-                "`{text}` is no source; one begins with file:, https:// or builtin:"
-            ))),
+            Some(("http" | "https", _)) => Ok(Self::Url(text.to_owned())),
+            Some(("s3", _)) => Ok(Self::S3(text.to_owned())),
+            _ => Err(format!(
+                "`{text}` is no source; one begins with file:, s3://, https:// or builtin:"
+            )),
         }
     }
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// What is answered for a strategy that fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// An error.
+    #[default]
+    Closed,
+    /// What was answered to the same question last, by any version; an error where there is none.
+    LastDecision,
+}
+
+/// How a strategy's instances are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Class {
+    /// Out of the pool.
+    Strict,
+    /// On demand.
+    Large,
 }
 
 impl fmt::Display for Source {

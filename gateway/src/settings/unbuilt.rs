@@ -10,8 +10,6 @@ use super::document::Document;
 const UNBUILT: &[(&str, &[&str])] = &[
     ("server.tls", &[]),
     ("server.reflection", &["false"]),
-    ("strategies.*.unpinned", &["false"]),
-    ("strategies.*.on_failure", &["closed"]),
     ("strategies.*.class", &["strict"]),
     ("quota.requests_per_second", &[]),
     ("quota.streams", &[]),

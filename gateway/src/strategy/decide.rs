@@ -2,83 +2,108 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::breaker::{Admission, Outcome};
-use super::component::Prepared;
-use super::engine::Engine;
-use super::limits::{CallError, Guest, Limits};
-use super::memory::{Answer, Asked, Bags, Memory, TenantMemory};
-use super::{Context, DecideError, Operation, Refusal};
+use super::limits::CallError;
+use super::memory::{Answer, Asked, KnownName, Memory, TenantMemory};
+use super::trial::Trial;
+use super::version::{Fault, Version};
+use super::{Context, DecideError, Operation};
 use crate::identity::VerifiedTenant;
 use crate::key::{ConfigKey, Tag, TagPrefix};
-use crate::placement::{BrokenDecision, Grants, PlaceRange, Placed};
-use crate::settings::BreakerSettings;
-use crate::wit;
+use crate::placement::{PlaceRange, Placed};
+use crate::settings::{BreakerSettings, LimitSettings};
 
-/// Longest text of a refusal that reaches the caller, in bytes.
-const REFUSAL_BYTES: usize = 1024;
-
-/// A strategy that serves: its component, settings and catalog, which change only together.
+/// A strategy that serves: a version, and what it has answered.
 pub struct Strategy {
-    pub(super) name: Arc<str>,
-    pub(super) version: String,
-    pub(super) digest: String,
-    pub(super) tags: Vec<Tag>,
-    pub(super) claims: Vec<String>,
-    pub(super) context: Vec<String>,
-    pub(super) prepared: Prepared,
-    pub(super) setup: wit::Setup,
-    pub(super) limits: Limits,
-    pub(super) grants: Grants,
-    pub(super) breaker: BreakerSettings,
-    pub(super) memory: Memory,
-    pub(super) engine: Engine,
+    version: Arc<Version>,
+    /// 0 until it becomes active.
+    generation: AtomicU64,
+    memory: Memory,
     /// As many as the engine has slots. Who waits for the engine has one of these first, so at most so many calls of
     /// one strategy stand in the engine's queue, and a flood of one does not delay another's.
-    pub(super) turns: Semaphore,
-}
-
-/// A strategy's fault, as operators see it.
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error(transparent)]
-    Call(#[from] CallError),
-    #[error(transparent)]
-    Broken(#[from] BrokenDecision),
+    turns: Semaphore,
+    /// What all versions have answered, where that is to stand in for what this one cannot.
+    last: Option<Arc<Memory>>,
+    trial: Option<Trial>,
 }
 
 impl Strategy {
+    /// A version that has answered nothing yet.
+    pub(super) fn new(
+        version: Arc<Version>,
+        limits: &LimitSettings,
+        last: Option<Arc<Memory>>,
+        trial: Option<Trial>,
+    ) -> Self {
+        let calls = version.engine.calls();
+        Self {
+            version,
+            generation: AtomicU64::new(0),
+            memory: Memory::new(limits.tenants, limits.decisions.0, calls),
+            turns: Semaphore::new(calls),
+            last,
+            trial,
+        }
+    }
+
+    /// It becomes active with that snapshot.
+    pub(super) fn begins(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Relaxed);
+    }
+
     /// The operator's name for it.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
-        &self.name
+        &self.version.name
     }
 
     /// Its own version.
     #[must_use]
     pub fn version(&self) -> &str {
-        &self.version
+        &self.version.semver
     }
 
     /// `sha256:<hex>` of the component.
     #[must_use]
     pub fn digest(&self) -> &str {
-        &self.digest
+        &self.version.identity.digest
+    }
+
+    /// Of the snapshot that it became active with.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Whether it sees this dimension of a context.
     #[must_use]
     pub fn asks_for(&self, dimension: &str) -> bool {
-        self.context.iter().any(|asked| asked == dimension)
+        self.version.context.iter().any(|asked| asked == dimension)
     }
 
     /// What it serves.
     #[must_use]
     pub fn tags(&self) -> &[Tag] {
-        &self.tags
+        &self.version.tags
+    }
+
+    /// What decides.
+    pub(super) fn decides(&self) -> &Arc<Version> {
+        &self.version
+    }
+
+    /// What it has answered.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Names that it has decided, as far as it remembers.
+    pub(super) fn known_names(&self) -> impl Iterator<Item = KnownName> {
+        self.memory.known_names()
     }
 
     /// Where `key` lives.
@@ -89,21 +114,13 @@ impl Strategy {
         operation: Operation,
         context: &Context,
     ) -> Result<Arc<Placed>, DecideError> {
-        let bags = self.bags(tenant, context);
+        let bags = self.version.bags(tenant, context);
         let asked = Asked::Decide {
             key,
             operation,
             bags: &bags,
         };
-        let request = |bags: &Bags| request(tenant, key.tag(), key.name().as_str(), operation, bags);
-        let call = |store: &mut Guest, instance: &wit::Strategy, request: &wit::Request| {
-            instance.tagway_strategy_router().call_decide(store, request)
-        };
-        let place = |decision| {
-            let placed = self.grants.place(tenant, key, &decision)?;
-            Ok(Answer::Placed(Arc::new(placed)))
-        };
-        match self.ask(tenant, asked, request, call, place).await? {
+        match self.ask(tenant, asked, context).await? {
             Answer::Placed(placed) => Ok(placed),
             Answer::Refused(refusal) => Err(DecideError::Refused((*refusal).clone())),
             Answer::Ranges(_) => Err(DecideError::Failed),
@@ -117,53 +134,48 @@ impl Strategy {
         prefix: &TagPrefix,
         context: &Context,
     ) -> Result<Arc<BTreeSet<PlaceRange>>, DecideError> {
-        let bags = self.bags(tenant, context);
+        let bags = self.version.bags(tenant, context);
         let asked = Asked::Enumerate { prefix, bags: &bags };
-        let request = |bags: &Bags| request(tenant, &prefix.tag, &prefix.name_prefix, Operation::Read, bags);
-        let call = |store: &mut Guest, instance: &wit::Strategy, request: &wit::Request| {
-            instance.tagway_strategy_router().call_enumerate(store, request)
-        };
-        let place = |placements: Vec<wit::Placement>| {
-            let ranges = self.grants.ranges(tenant, &prefix.tag, &placements)?;
-            Ok(Answer::Ranges(Arc::new(ranges)))
-        };
-        match self.ask(tenant, asked, request, call, place).await? {
+        match self.ask(tenant, asked, context).await? {
             Answer::Ranges(ranges) => Ok(ranges),
             Answer::Refused(refusal) => Err(DecideError::Refused((*refusal).clone())),
             Answer::Placed(_) => Err(DecideError::Failed),
         }
     }
 
-    async fn ask<T>(
-        &self,
-        tenant: &VerifiedTenant,
-        asked: Asked<'_>,
-        request: impl FnOnce(&Bags) -> wit::Request,
-        call: impl FnOnce(&mut Guest, &wit::Strategy, &wit::Request) -> wasmtime::Result<Result<T, wit::Refusal>>,
-        place: impl FnOnce(T) -> Result<Answer, BrokenDecision>,
-    ) -> Result<Answer, DecideError> {
+    async fn ask(&self, tenant: &VerifiedTenant, asked: Asked<'_>, context: &Context) -> Result<Answer, DecideError> {
         let memory = self.memory.of(tenant.id());
         if let Some(answer) = memory.answers.get(&asked) {
             return Ok(answer);
         }
         // Apart, for the room that it takes is room that each remembered answer would have to make too.
-        Box::pin(self.call(&memory, tenant, asked, request, call, place)).await
+        let answer = Box::pin(self.call(&memory, tenant, asked, context)).await;
+        let Some(last) = &self.last else {
+            return answer;
+        };
+        let last = last.of(tenant.id());
+        if let Ok(new) = &answer {
+            last.answers.insert(asked.to_question(), new.clone());
+            return answer;
+        }
+        // What was decided under other grants may not hold under these.
+        let holds = |before: &Answer| self.version.grants.cover(before.places());
+        last.answers.get(&asked).filter(holds).map_or(answer, Ok)
     }
 
     /// Asks the component what is not remembered.
-    async fn call<T>(
+    async fn call(
         &self,
         memory: &TenantMemory,
         tenant: &VerifiedTenant,
         asked: Asked<'_>,
-        request: impl FnOnce(&Bags) -> wit::Request,
-        call: impl FnOnce(&mut Guest, &wit::Strategy, &wit::Request) -> wasmtime::Result<Result<T, wit::Refusal>>,
-        place: impl FnOnce(T) -> Result<Answer, BrokenDecision>,
+        context: &Context,
     ) -> Result<Answer, DecideError> {
+        memory.is_of(tenant);
         // Who rests does not queue.
         memory
             .breaker()
-            .check(&self.breaker)
+            .check(&self.version.settings.breaker)
             .map_err(|open| DecideError::Resting(open.rest))?;
         // Tenant by tenant, then strategy by strategy: a flood of one waits behind itself.
         let Ok(_turn_of_the_tenant) = memory.turns.acquire().await else {
@@ -172,7 +184,7 @@ impl Strategy {
         let Ok(_turn_of_the_strategy) = self.turns.acquire().await else {
             return Err(DecideError::Busy);
         };
-        let Ok(_slot) = self.engine.slots().acquire().await else {
+        let Ok(_slot) = self.version.engine.slots().acquire().await else {
             return Err(DecideError::Busy);
         };
         // While this waited others may have asked the same, or failed too often.
@@ -180,33 +192,25 @@ impl Strategy {
             return Ok(answer);
         }
         let mut admitted = self.admit(memory)?;
-        let request = request(asked.bags());
-        // On this very thread: a call takes microseconds, fuel ends it after some milliseconds at most, and the
-        // engine's slots leave the runtime another thread.
-        let answer = self
-            .prepared
-            .call_configured(&self.limits, &self.setup, |store, instance| {
-                call(store, instance, &request)
-            })
-            .map_err(Fault::from)
-            .and_then(|answer| match answer {
-                Ok(answer) => Ok(place(answer)?),
-                Err(refusal) => Ok(Answer::Refused(Arc::new(refused(refusal)))),
-            });
+        let answer = self.version.answer(tenant.id(), asked);
+        let is_busy = matches!(answer, Err(Fault::Call(CallError::Busy(_))));
+        if let Some(trial) = self.trial.as_ref().filter(|_| !is_busy) {
+            trial.note(&self.version, self.generation(), tenant, context, asked, &answer);
+        }
         match answer {
             Ok(answer) => {
                 admitted.end(Outcome::Answered);
                 memory.answers.insert(asked.to_question(), answer.clone());
                 Ok(answer)
             }
-            Err(Fault::Call(busy @ CallError::Busy(_))) => {
-                tracing::warn!(strategy = %self.name, tenant = %tenant.id(), %busy, "the strategy did not get to run");
+            Err(busy) if is_busy => {
+                tracing::warn!(strategy = %self.name(), tenant = %tenant.id(), %busy, "the strategy did not get to run");
                 Err(DecideError::Busy)
             }
             Err(fault) => {
                 let opened = admitted.end(Outcome::Failed);
                 tracing::warn!(
-                    strategy = %self.name, version = self.version, tenant = %tenant.id(), tag = request.tag,
+                    strategy = %self.name(), version = self.version(), tenant = %tenant.id(), tag = asked.tag().as_str(),
                     %fault, opened, "the strategy failed"
                 );
                 Err(DecideError::Failed)
@@ -217,33 +221,13 @@ impl Strategy {
     fn admit<'m>(&'m self, memory: &'m TenantMemory) -> Result<Admitted<'m>, DecideError> {
         let admission = memory
             .breaker()
-            .admit(&self.breaker)
+            .admit(&self.version.settings.breaker)
             .map_err(|open| DecideError::Resting(open.rest))?;
         Ok(Admitted {
             memory,
-            settings: &self.breaker,
+            settings: &self.version.settings.breaker,
             admission: Some(admission),
         })
-    }
-
-    /// What the manifest asked for, and nothing else.
-    fn bags(&self, tenant: &VerifiedTenant, context: &Context) -> Bags {
-        let mut bags = Bags::default();
-        for name in &self.claims {
-            let values: &[Value] = match tenant.caller().claim(name) {
-                None | Some(Value::Null) => &[],
-                Some(Value::Array(values)) => values,
-                Some(value) => std::slice::from_ref(value),
-            };
-            bags.claims
-                .extend(values.iter().map(|value| (name.clone(), claim_text(value))));
-        }
-        for name in &self.context {
-            if let Some(value) = context.get(name) {
-                bags.context.push((name.clone(), value.to_owned()));
-            }
-        }
-        bags
     }
 }
 
@@ -265,54 +249,5 @@ impl Admitted<'_> {
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
         self.end(Outcome::Unknown);
-    }
-}
-
-fn request(tenant: &VerifiedTenant, tag: &Tag, name: &str, operation: Operation, bags: &Bags) -> wit::Request {
-    let attributes = |bag: &[(String, String)]| {
-        bag.iter()
-            .map(|(name, value)| wit::Attribute {
-                name: name.clone(),
-                value: value.clone(),
-            })
-            .collect()
-    };
-    wit::Request {
-        tag: tag.to_string(),
-        name: name.to_owned(),
-        operation: match operation {
-            Operation::Read => wit::Operation::Read,
-            Operation::Write => wit::Operation::Write,
-            Operation::Delete => wit::Operation::Delete,
-        },
-        tenant: tenant.id().to_string(),
-        claims: attributes(&bags.claims),
-        context: attributes(&bags.context),
-        attributes: Vec::new(),
-    }
-}
-
-/// A claim's own text; JSON where it is no text.
-fn claim_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// The strategy's own words go to the caller: bounded, and without what a terminal would obey.
-fn refused(refusal: wit::Refusal) -> Refusal {
-    let clean = |text: String| {
-        let mut clean: String = text.chars().filter(|c| !c.is_control()).collect();
-        let end = (0..=REFUSAL_BYTES.min(clean.len()))
-            .rev()
-            .find(|end| clean.is_char_boundary(*end));
-        clean.truncate(end.unwrap_or(0));
-        clean
-    };
-    match refusal {
-        wit::Refusal::Denied(text) => Refusal::Denied(clean(text)),
-        wit::Refusal::Invalid(text) => Refusal::Invalid(clean(text)),
-        wit::Refusal::Unplaced(text) => Refusal::Unplaced(clean(text)),
     }
 }

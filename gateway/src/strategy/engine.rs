@@ -22,6 +22,8 @@ pub(super) const PARTS: u32 = 8;
 pub struct Engine {
     wasmtime: wasmtime::Engine,
     slots: Arc<Semaphore>,
+    /// For who prepares a version, beside the slots: requests do not wait for it.
+    preparing: Arc<Semaphore>,
     calls: usize,
 }
 
@@ -53,7 +55,7 @@ impl Engine {
             .wasm_memory64(false)
             .wasm_multi_memory(false);
         let mut pooled = config.clone();
-        pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(calls)));
+        pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(calls + 1)));
         // The pool reserves address space, which a container may be short of; on demand is slower, not worse.
         let wasmtime = wasmtime::Engine::new(&pooled).or_else(|error| {
             tracing::warn!(%error, "no pool for guests' memory; each call allocates its own");
@@ -63,6 +65,7 @@ impl Engine {
         Ok(Self {
             wasmtime,
             slots: Arc::new(Semaphore::new(calls)),
+            preparing: Arc::new(Semaphore::new(1)),
             calls,
         })
     }
@@ -76,7 +79,12 @@ impl Engine {
         &self.slots
     }
 
-    /// How many guest calls run at once.
+    /// One permit a version that is prepared, on a thread that is not the runtime's.
+    pub(super) fn preparing(&self) -> &Arc<Semaphore> {
+        &self.preparing
+    }
+
+    /// How many guest calls of requests run at once.
     pub(super) fn calls(&self) -> usize {
         self.calls
     }

@@ -1,265 +1,1034 @@
-//! A strategy's way from its source to serving: fetched, verified, compiled, configured, probed; or rejected, with
-//! the stage that it did not reach and why.
+//! A strategy's life: from its source to serving, and away again.
+//!
+//! A version is fetched, verified, compiled, configured and probed ([`stages`]); then it is shadowed, where what it would move is
+//! found ([`drift`]); then it serves, on trial for a while; and what served before drains and is gone. Whatever refuses it on that
+//! way, what served serves on. What is to be done comes from operators, who say so, and by itself: events, changed files and a
+//! look once in a while have every source looked at, and what lies there decides, not who said that it does.
+//!
+//! One version is on its way at a time. What has to work at once, to roll back, to disable and to pin, waits for no version on its
+//! way: that one finds in the end that it was overtaken.
 
-use std::collections::BTreeSet;
-use std::fmt::{self, Write as _};
-use std::sync::Arc;
+mod conformance;
+mod drift;
+mod kept;
+mod quarantine;
+mod records;
+pub(super) mod stages;
 
-use aws_lc_rs::digest;
-use tokio::sync::Semaphore;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::component::Prepared;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, broadcast};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
 use super::decide::Strategy;
 use super::engine::Engine;
-use super::limits::{Limits, first_lines};
-use super::memory::Memory;
-use super::source;
-use crate::key::Tag;
-use crate::placement::Grants;
-use crate::settings::{LimitSettings, StrategySettings};
-use crate::wit;
+use super::memory::{Bags, KnownName, Memory};
+use super::registry::{NotServed, Registry, Snapshot, Standing};
+use super::source::Sources;
+use super::trial::{Condemned, Trial};
+use super::version::{Identity, Version};
+use crate::backend::Catalog;
+use crate::cache::Cache;
+use crate::clock::{Clock, jittered};
+use crate::folder::FolderError;
+use crate::placement::{Place, Space};
+use crate::settings::{LimitSettings, OnFailure, Source, StrategySettings};
+use crate::status::Part;
+use crate::watch::Hub;
+use drift::Values;
+use kept::{Kept, KeptSet, KeptStrategy, KeptVersion};
+use quarantine::Quarantine;
+use records::{Number, Records};
+use stages::{Backend, Rejected, Stage};
 
-/// Bytes that the answer to a request may take on the host's side: 32 placements with every field at its longest.
-const DECISION_BYTES: usize = 64 << 10;
-/// Bytes that a manifest or the examples may take.
-const MANIFEST_BYTES: usize = 1 << 20;
-/// What happens once a version may take so many times what a request may.
-const ONCE: u32 = 10;
-/// Most claims, and most dimensions, that a manifest asks for.
-const ASKED_FOR: usize = 32;
-/// Most examples.
-const EXAMPLES: usize = 256;
+pub use drift::Drift;
+pub use records::{Record, State};
 
-/// How far a version came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Its bytes are here.
-    Fetched,
-    /// They are what the operator named.
-    Verified,
-    /// They run here.
-    Compiled,
-    /// It accepts its settings and claims what it may.
-    Configured,
-    /// It does what it says.
-    Probed,
+/// How often every source is looked at, whatever events say.
+const LOOK: Duration = Duration::from_mins(1);
+/// After something says that a source changed: what comes meanwhile is seen by the same look.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How often the names that are known are kept.
+const KEEP: Duration = Duration::from_mins(1);
+/// Names that are known, of all tenants and strategies.
+const NAMES: usize = 100_000;
+/// Versions that can be rolled back to, of each strategy.
+const EARLIER: usize = 2;
+
+/// Whether a strategy changes by itself, or serves at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It takes up what its source holds, and leaves what fails.
+    #[default]
+    Follow,
+    /// It stays what it is until an operator says otherwise.
+    Pinned,
+    /// It is not called, and its tags fail.
+    Disabled,
 }
 
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fetched => "fetched",
-            Self::Verified => "verified",
-            Self::Compiled => "compiled",
-            Self::Configured => "configured",
-            Self::Probed => "probed",
-        })
-    }
+/// Of what the source held when it was last looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    version: Identity,
+    /// Nothing more is to be done about it.
+    settled: bool,
 }
 
-/// Why a version does not serve.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("strategies.{name}: could not be {stage}: {reason}")]
-pub struct Rejected {
+/// What strategies are made of.
+pub struct Made {
+    /// What runs them.
+    pub engine: Engine,
+    /// What they learn of the stores.
+    pub catalog: Vec<Backend>,
+    /// The stores.
+    pub stores: Catalog,
+    /// What is near.
+    pub cache: Arc<Cache>,
+    /// Who watches.
+    pub hub: Arc<Hub>,
+    /// Bounds of what they remember.
+    pub limits: LimitSettings,
+    /// When it is.
+    pub clock: Clock,
+    /// How the keeping does.
+    pub part: Part,
+}
+
+/// Takes versions from their sources to serving, and away again.
+pub struct Lifecycle {
+    made: Made,
+    registry: Arc<Registry>,
+    sources: Sources,
+    slots: Mutex<BTreeMap<Arc<str>, Slot>>,
+    records: Records,
+    /// One version is on its way at a time.
+    way: tokio::sync::Mutex<()>,
+    kept: Option<Kept>,
+    /// Of before this gateway started.
+    names: Vec<KnownName>,
+    /// One keeps at a time.
+    keeping: tokio::sync::Mutex<()>,
+    look: Arc<Notify>,
+    condemn: UnboundedSender<Condemned>,
+    condemned: Mutex<Option<UnboundedReceiver<Condemned>>>,
+    published: broadcast::Sender<Published>,
+}
+
+/// What is known of one strategy besides the version that serves.
+struct Slot {
+    settings: StrategySettings,
+    mode: Mode,
+    seen: Option<Seen>,
+    quarantine: Quarantine,
+    /// What can be rolled back to, the latest last.
+    earlier: Vec<Arc<Version>>,
+    /// What serves again once it is not disabled any more.
+    disabled: Option<Arc<Version>>,
+    /// What all versions have answered, if that is to stand in for what one cannot.
+    last: Option<Arc<Memory>>,
+}
+
+/// A strategy became active out of its source, because an operator said so: the other replicas want to look there too.
+#[derive(Debug, Clone)]
+pub struct Published {
     /// The operator's name for it.
     pub name: Arc<str>,
-    /// The stage that it did not reach.
-    pub stage: Stage,
-    /// For operators.
-    pub reason: String,
+    /// `sha256:<hex>` of the component.
+    pub digest: String,
 }
 
-/// What a strategy learns of a backend that it is granted.
+/// What an operator asks for.
+#[derive(Debug, Default)]
+pub struct Activation {
+    /// The strategy.
+    pub name: String,
+    /// Where the component is; the configured source, looked at again, if it does not say.
+    pub from: Option<From>,
+    /// Another component is refused.
+    pub digest: Option<String>,
+    /// What the component is given; what it was, if it does not say.
+    pub settings: Option<Map<String, Value>>,
+    /// Keys may lose what they have.
+    pub allow_moves: bool,
+    /// Everything but the activation.
+    pub validate_only: bool,
+    /// The one that is to be active; whichever, if it does not say.
+    pub generation: Option<u64>,
+}
+
+/// Where a component is that is no configured source's.
+#[derive(Debug)]
+pub enum From {
+    /// There.
+    Source(Source),
+    /// Here.
+    Component(Vec<u8>),
+}
+
+/// What became of it.
 #[derive(Debug, Clone)]
-pub struct Backend {
-    /// Its id in the catalog.
-    pub id: Arc<str>,
-    /// `embedded`, `dynamodb`, `ssm`.
-    pub kind: String,
-    /// Largest value.
-    pub max_value_bytes: u32,
-    /// What the operator wrote there.
-    pub attributes: Vec<(String, String)>,
+pub struct Activated {
+    /// The version, in the state that it came to.
+    pub record: Record,
+    /// What it moves.
+    pub drift: Drift,
 }
 
-/// Takes a strategy all the way. Blocks for tens of milliseconds, and may panic on malformed bytes.
-pub(super) fn prepare(
-    engine: &Engine,
-    name: &Arc<str>,
-    settings: &StrategySettings,
-    limits: &LimitSettings,
-    catalog: &[Backend],
-) -> Result<Strategy, Rejected> {
-    let reject = |stage: Stage, reason: String| Rejected {
-        name: Arc::clone(name),
-        stage,
-        reason,
-    };
-    let size = settings.limits.component.0;
-    let bytes = source::fetch(&settings.source, size)
-        .map_err(|error| reject(Stage::Fetched, format!("{}: {error}", settings.source)))?;
-    let digest = sha256(&bytes);
-    if let Some(wanted) = settings.digest.as_ref().filter(|wanted| **wanted != digest) {
-        return Err(reject(
-            Stage::Verified,
-            format!("it is {digest}, and {wanted} is what the settings name"),
-        ));
-    }
-    let prepared =
-        Prepared::compile(engine, &bytes, size).map_err(|error| reject(Stage::Compiled, error.to_string()))?;
-    let granted = catalog
-        .iter()
-        .filter(|backend| settings.backends.iter().any(|id| **id == *backend.id));
-    let setup = setup(settings, granted.clone());
-    let calls = Limits::new(&settings.limits, DECISION_BYTES);
-    let once = calls.relaxed(ONCE, MANIFEST_BYTES);
-    let manifest = prepared
-        .call_configured(&once, &setup, |store, instance| {
-            instance.tagway_strategy_lifecycle().call_describe(store)
-        })
-        .map_err(|error| reject(Stage::Configured, error.to_string()))?;
-    let tags = claimed(&manifest, settings).map_err(|reason| reject(Stage::Configured, reason))?;
-    probe(&prepared, &once, &calls.patient(ONCE)).map_err(|reason| reject(Stage::Probed, reason))?;
-    Ok(Strategy {
-        name: Arc::clone(name),
-        version: manifest.version,
-        digest,
-        tags,
-        claims: manifest.claims,
-        context: manifest.context,
-        grants: Grants {
-            backends: granted.map(|backend| Arc::clone(&backend.id)).collect(),
-            shared: settings.shared_scope,
-        },
-        prepared,
-        setup,
-        limits: calls,
-        breaker: settings.breaker.clone(),
-        memory: Memory::new(limits.tenants, limits.decisions.0, engine.calls()),
-        turns: Semaphore::new(engine.calls()),
-        engine: engine.clone(),
-    })
+/// Why nothing was done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Undone {
+    /// The settings name no such strategy.
+    #[error("the settings name no strategy `{0}`")]
+    Unknown(String),
+    /// Another is active.
+    #[error("another version is active: generation {0}")]
+    Overtaken(u64),
+    /// It does not serve.
+    #[error("the strategy is disabled: let it follow its source or pin it first")]
+    Disabled,
+    /// There is nothing to go back to.
+    #[error("no earlier version is here to go back to")]
+    NothingEarlier,
+    /// It cannot be had, or not so.
+    #[error("{0}")]
+    Source(String),
+    /// This gateway is going.
+    #[error("the gateway is stopping")]
+    Stopping,
 }
 
-fn setup<'c>(settings: &StrategySettings, granted: impl Iterator<Item = &'c Backend>) -> wit::Setup {
-    let attribute = |(name, value): &(String, String)| wit::Attribute {
-        name: name.clone(),
-        value: value.clone(),
-    };
-    wit::Setup {
-        settings: serde_json::Value::Object(settings.settings.clone()).to_string(),
-        catalog: granted
-            .map(|backend| wit::BackendInfo {
-                id: backend.id.to_string(),
-                kind: backend.kind.clone(),
-                max_value_bytes: backend.max_value_bytes,
-                attributes: backend.attributes.iter().map(attribute).collect(),
-            })
-            .collect(),
-        attributes: Vec::new(),
-    }
+/// Who wants a version, and how much.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    allow_moves: bool,
+    validate_only: bool,
+    generation: Option<u64>,
+    /// Nobody in particular.
+    by_itself: bool,
 }
 
-/// What the manifest claims of the key space, if it may.
-fn claimed(manifest: &wit::Manifest, settings: &StrategySettings) -> Result<Vec<Tag>, String> {
-    for (what, text) in [("name", &manifest.name), ("version", &manifest.version)] {
-        if !(1..=64).contains(&text.len()) || text.chars().any(char::is_control) {
-            return Err(format!("its manifest's {what} is not 1 to 64 printable bytes"));
+impl Lifecycle {
+    /// Takes every strategy as far as it comes: what served before this gateway stopped, where that was kept; or else what its
+    /// source holds. One that is rejected fails its own tags alone.
+    pub async fn open(
+        made: Made,
+        strategies: &BTreeMap<String, StrategySettings>,
+        state: Option<&Path>,
+    ) -> Result<Arc<Self>, FolderError> {
+        let kept = state.map(Kept::open).transpose()?;
+        let (mut set, mut names) = (KeptSet::default(), Vec::new());
+        if let Some(kept) = &kept {
+            // What cannot be read is said, and not served.
+            set = kept.set().unwrap_or_else(|error| {
+                tracing::error!(%error, "which strategies were active cannot be read; their sources decide");
+                KeptSet::default()
+            });
+            names = kept.names().unwrap_or_else(|error| {
+                tracing::warn!(%error, "the names that were known cannot be read");
+                Vec::new()
+            });
         }
-    }
-    for (what, names) in [("claims", &manifest.claims), ("context", &manifest.context)] {
-        if names.len() > ASKED_FOR || names.iter().any(|name| !(1..=64).contains(&name.len())) {
-            return Err(format!(
-                "its manifest asks for more than 32 {what}, or for one that is not 1 to 64 bytes long"
-            ));
+        let (condemn, condemned) = unbounded_channel();
+        let lifecycle = Self {
+            made,
+            registry: Arc::new(Registry::new(Snapshot::default().counted_from(set.generation.max(1)))),
+            sources: Sources::default(),
+            slots: Mutex::default(),
+            records: Records::default(),
+            way: tokio::sync::Mutex::default(),
+            kept,
+            names,
+            keeping: tokio::sync::Mutex::default(),
+            look: Arc::default(),
+            condemn,
+            condemned: Mutex::new(Some(condemned)),
+            published: broadcast::channel(16).0,
+        };
+        let mut snapshot = Snapshot::clone(&lifecycle.registry.current());
+        for (name, settings) in strategies {
+            let kept = set.strategies.remove(name).unwrap_or_default();
+            let (standing, slot) = lifecycle
+                .begin(&name.as_str().into(), settings, kept, snapshot.generation())
+                .await;
+            snapshot = snapshot.with(name.as_str().into(), standing);
+            lifecycle.slots().insert(name.as_str().into(), slot);
         }
+        lifecycle.registry.activate(snapshot);
+        let lifecycle = Arc::new(lifecycle);
+        lifecycle.keep().await;
+        Ok(lifecycle)
     }
-    let mut tags = BTreeSet::new();
-    for claimed in &manifest.tags {
-        let tag: Tag = claimed
-            .prefix
-            .parse()
-            .map_err(|problem| format!("its manifest claims {:?}: {problem}", first_lines(&claimed.prefix)))?;
-        if !settings.tags.contains(&tag) {
-            return Err(format!(
-                "its manifest claims `{tag}`, which its `tags` in the settings do not allow"
-            ));
-        }
-        tags.insert(tag);
-    }
-    if tags.is_empty() {
-        return Err("its manifest claims no tag".to_owned());
-    }
-    Ok(tags.into_iter().collect())
-}
 
-/// Replays the examples, each twice: a strategy is pure, so what it says once it says again.
-fn probe(prepared: &Prepared, once: &Limits, calls: &Limits) -> Result<(), String> {
-    let examples = prepared
-        .call(once, |store, instance| {
-            instance.tagway_strategy_lifecycle().call_examples(store)
-        })
-        .map_err(|error| format!("its examples: {error}"))?;
-    if examples.len() > EXAMPLES {
-        return Err(format!("it has {} examples; at most {EXAMPLES}", examples.len()));
+    /// Which strategy serves which tag.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
     }
-    for example in &examples {
-        let title = first_lines(&example.title);
-        for _ in 0..2 {
-            let answer = prepared
-                .call_configured(calls, &example.setup, |store, instance| {
-                    instance.tagway_strategy_router().call_decide(store, &example.input)
-                })
-                .map_err(|error| format!("its example {title:?}: {error}"))?;
-            if !agree(&answer, &example.expected) {
-                let answer = first_lines(&format!("{answer:?}"));
-                return Err(format!(
-                    "its example {title:?} does not come out as it says, but as {answer}"
-                ));
+
+    /// Whoever hears that a source may have changed says so here.
+    #[must_use]
+    pub fn look_again(&self) -> &Arc<Notify> {
+        &self.look
+    }
+
+    /// What the other replicas are to be told of.
+    #[must_use]
+    pub fn published(&self) -> broadcast::Receiver<Published> {
+        self.published.subscribe()
+    }
+
+    /// How that strategy is to change.
+    #[must_use]
+    pub fn mode(&self, name: &str) -> Mode {
+        self.slots().get(name).map_or(Mode::Follow, |slot| slot.mode)
+    }
+
+    /// The latest versions of each strategy, the newest first; and how each strategy is to change.
+    #[must_use]
+    pub fn records(&self) -> Vec<(Record, Mode)> {
+        let slots = self.slots();
+        let mode = |name: &str| slots.get(name).map_or(Mode::Follow, |slot| slot.mode);
+        let records = self.records.all().into_iter();
+        records.map(|record| (record.clone(), mode(&record.name))).collect()
+    }
+
+    /// Looks at every source whenever something says so, and once in a while; and takes away what is condemned. Until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let condemned = self.condemned.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let leaving = async {
+            let Some(mut condemned) = condemned else { return };
+            while let Some(Condemned {
+                name,
+                generation,
+                reason,
+            }) = condemned.recv().await
+            {
+                self.leave(&name, generation, &reason).await;
+            }
+        };
+        let looking = async {
+            let mut next = Instant::now();
+            loop {
+                tokio::select! {
+                    () = sleep_until(next) => {}
+                    () = self.look.notified() => sleep(SETTLE).await,
+                }
+                next = Instant::now() + jittered(LOOK);
+                self.look_everywhere().await;
+            }
+        };
+        let keeping = async {
+            loop {
+                sleep(KEEP).await;
+                self.keep_names().await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ((), (), ()) = async { tokio::join!(leaving, looking, keeping) } => {}
+        }
+        self.keep_names().await;
+    }
+
+    /// Does what an operator asks for, to its end, also if the operator leaves.
+    pub async fn activate(self: &Arc<Self>, activation: Activation) -> Result<Activated, Undone> {
+        let lifecycle = Arc::clone(self);
+        let activated = tokio::spawn(async move { lifecycle.activate_here(activation).await });
+        activated.await.map_err(|_| Undone::Stopping)?
+    }
+
+    async fn activate_here(&self, activation: Activation) -> Result<Activated, Undone> {
+        let name: Arc<str> = activation.name.as_str().into();
+        let unknown = || Undone::Unknown(activation.name.clone());
+        let mut settings = self
+            .slots()
+            .get(&name)
+            .map(|slot| slot.settings.clone())
+            .ok_or_else(unknown)?;
+        if let Some(given) = activation.settings {
+            settings.settings = given;
+        } else if let Some(active) = self.registry.current().serving(&name) {
+            settings.settings.clone_from(&active.decides().settings.settings);
+        }
+        let is_of_source = activation.from.is_none();
+        let bytes = match activation.from {
+            Some(From::Component(bytes)) => bytes,
+            Some(From::Source(source)) => {
+                if matches!(source, Source::S3(_)) && activation.digest.is_none() && !settings.unpinned {
+                    let problem = "say the digest of what lies there, or let the settings say unpinned = true";
+                    return Err(Undone::Source(problem.to_owned()));
+                }
+                settings.source = source;
+                self.fetch(&settings).await?
+            }
+            None => self.fetch(&settings).await?,
+        };
+        let digest = stages::sha256(&bytes);
+        if let Some(wanted) = activation.digest.filter(|wanted| *wanted != digest) {
+            return Err(Undone::Source(format!("it is {digest}, and not {wanted}")));
+        }
+        let wish = Wish {
+            allow_moves: activation.allow_moves,
+            validate_only: activation.validate_only,
+            generation: activation.generation,
+            by_itself: false,
+        };
+        let identity = Identity::new(digest, &settings);
+        let activated = self.take(&name, bytes, &identity, settings, wish).await?;
+        if activated.record.state == State::Active {
+            if let Some(slot) = self.slots().get_mut(&name) {
+                slot.quarantine.release(&identity);
+                if is_of_source {
+                    slot.seen = Some(Seen::settled(identity.clone()));
+                }
+            }
+            self.keep().await;
+            if is_of_source {
+                // Nobody may listen.
+                _ = self.published.send(Published {
+                    name,
+                    digest: identity.digest,
+                });
             }
         }
+        Ok(activated)
     }
-    Ok(())
-}
 
-/// `strategy.wit`: reasons and messages are not compared.
-fn agree(a: &Result<wit::Decision, wit::Refusal>, b: &Result<wit::Decision, wit::Refusal>) -> bool {
-    match (a, b) {
-        (Ok(a), Ok(b)) => {
-            let same = |a: &[wit::Placement], b: &[wit::Placement]| {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_placement(a, b))
-            };
-            same_placement(&a.home, &b.home) && same(&a.former, &b.former) && same(&a.defaults, &b.defaults)
+    async fn fetch(&self, settings: &StrategySettings) -> Result<Vec<u8>, Undone> {
+        let fetched = self.sources.fetch(settings).await;
+        fetched.map_err(|error| Undone::Source(format!("{}: {error}", settings.source)))
+    }
+
+    /// Goes back to the version before; from that `generation`, unless whichever is meant.
+    pub async fn roll_back(&self, name: &str, generation: Option<u64>) -> Result<Record, Undone> {
+        let reason = "an operator rolled it back";
+        let record = self.go_back(name, generation, reason, |quarantine, version| {
+            quarantine.hold_until_asked_for(version);
+        })?;
+        self.keep().await;
+        Ok(record)
+    }
+
+    /// What failed leaves.
+    async fn leave(&self, name: &Arc<str>, generation: u64, reason: &str) {
+        if self.slots().get(name).is_none_or(|slot| slot.mode != Mode::Follow) {
+            tracing::error!(
+                strategy = &**name,
+                generation,
+                reason,
+                "a version should leave, and is pinned"
+            );
+            return;
         }
-        (Err(a), Err(b)) => std::mem::discriminant(a) == std::mem::discriminant(b),
-        _ => false,
+        let now = self.made.clock.now();
+        let left = self.go_back(name, Some(generation), reason, |quarantine, version| {
+            quarantine.hold(version, now);
+        });
+        match left {
+            Ok(_) => self.keep().await,
+            Err(undone) => tracing::debug!(strategy = &**name, %undone, "a version had left already"),
+        }
+    }
+
+    fn go_back(
+        &self,
+        name: &str,
+        generation: Option<u64>,
+        reason: &str,
+        hold: impl FnOnce(&mut Quarantine, Identity),
+    ) -> Result<Record, Undone> {
+        let mut slots = self.slots();
+        let (name, slot) = find(&mut slots, name)?;
+        let current = self.registry.current();
+        let serving = current.serving(&name).ok_or(Undone::Disabled)?;
+        if generation.is_some_and(|generation| generation != serving.generation()) {
+            return Err(Undone::Overtaken(serving.generation()));
+        }
+        let version = slot.earlier.pop().ok_or(Undone::NothingEarlier)?;
+        let leaving = serving.decides().identity.clone();
+        if let Some(seen) = slot.seen.as_mut().filter(|seen| seen.version == leaving) {
+            // The quarantine says for how long.
+            seen.settled = false;
+        }
+        hold(&mut slot.quarantine, leaving);
+        tracing::error!(
+            strategy = &*name,
+            generation = serving.generation(),
+            version = serving.version(),
+            digest = serving.digest(),
+            to = version.semver,
+            reason,
+            "a version is rolled back"
+        );
+        self.records.left(&name, &State::RolledBack(reason.to_owned()));
+        let number = self.records.begin(&name, &version.identity.digest);
+        let strategy = self.strategy(version, slot, None);
+        self.commit(&current, &number, strategy).ok_or(Undone::Stopping)
+    }
+
+    /// Has it change by itself, stay as it is, or not serve.
+    pub async fn set_mode(&self, name: &str, mode: Mode) -> Result<Option<Record>, Undone> {
+        let record = self.set_mode_here(name, mode)?;
+        self.keep().await;
+        self.look.notify_one();
+        Ok(record)
+    }
+
+    fn set_mode_here(&self, name: &str, mode: Mode) -> Result<Option<Record>, Undone> {
+        let mut slots = self.slots();
+        let (name, slot) = find(&mut slots, name)?;
+        let current = self.registry.current();
+        tracing::warn!(strategy = &*name, ?mode, before = ?slot.mode, "how a strategy is to change was set by an operator");
+        slot.mode = mode;
+        if mode == Mode::Disabled {
+            if let Some(serving) = current.serving(&name) {
+                slot.disabled = Some(Arc::clone(serving.decides()));
+            }
+            let standing = Standing::Not(slot.settings.tags.clone(), NotServed::Disabled);
+            self.records.left(&name, &State::Draining);
+            self.registry.activate(current.next().with(name, standing));
+            return Ok(None);
+        }
+        let Some(version) = slot.disabled.take() else {
+            if matches!(current.standing(&name), Some(Standing::Not(_, NotServed::Disabled))) {
+                // It never served: the next look finds what it could.
+                slot.seen = None;
+                let rejected = Rejected::never(&name);
+                let standing = Standing::Not(slot.settings.tags.clone(), NotServed::Rejected(rejected));
+                self.registry.activate(current.next().with(name, standing));
+                return Ok(None);
+            }
+            return Ok(self.records.active(&name));
+        };
+        let number = self.records.begin(&name, &version.identity.digest);
+        let strategy = self.strategy(version, slot, None);
+        Ok(self.commit(&current, &number, strategy))
+    }
+
+    /// Takes up other settings of strategies; returns what is said about each that changes.
+    pub async fn take_up(&self, strategies: &BTreeMap<String, StrategySettings>) {
+        {
+            let mut slots = self.slots();
+            for (name, settings) in strategies {
+                if let Some(slot) = slots.get_mut(name.as_str()) {
+                    slot.last = memory_of_all(settings, &self.made.limits, slot.last.take());
+                    slot.settings = settings.clone();
+                    continue;
+                }
+                let name: Arc<str> = name.as_str().into();
+                let slot = Slot::new(settings, KeptStrategy::default(), &self.made.limits);
+                let rejected = NotServed::Rejected(Rejected::never(&name));
+                let standing = Standing::Not(settings.tags.clone(), rejected);
+                self.registry
+                    .activate(self.registry.current().next().with(Arc::clone(&name), standing));
+                slots.insert(name, slot);
+            }
+            let gone: Vec<Arc<str>> = slots
+                .keys()
+                .filter(|name| !strategies.contains_key(&***name))
+                .cloned()
+                .collect();
+            for name in gone {
+                tracing::warn!(strategy = &*name, "the settings name it no more; it does not serve");
+                slots.remove(&name);
+                self.records.left(&name, &State::Draining);
+                self.registry.activate(self.registry.current().next().without(&name));
+            }
+        }
+        self.look_everywhere().await;
+        self.keep().await;
+    }
+
+    /// Looks at every source.
+    async fn look_everywhere(&self) {
+        let names: Vec<Arc<str>> = self.slots().keys().cloned().collect();
+        for name in names {
+            self.look_at(&name).await;
+        }
+    }
+
+    /// Looks at a source, and takes up what lies there if that is another version than when it was looked at before.
+    async fn look_at(&self, name: &Arc<str>) {
+        let follows = |slot: &&Slot| slot.mode == Mode::Follow;
+        let settings = self.slots().get(name).filter(follows).map(|slot| slot.settings.clone());
+        let Some(settings) = settings else { return };
+        let bytes = match self.sources.fetch(&settings).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::warn!(strategy = &**name, source = %settings.source, %error, "a strategy's source cannot be looked at");
+                return;
+            }
+        };
+        let identity = Identity::new(stages::sha256(&bytes), &settings);
+        let now = self.made.clock.now();
+        {
+            let mut slots = self.slots();
+            let Some(slot) = slots.get_mut(name) else { return };
+            let is_settled = slot.seen.as_ref() == Some(&Seen::settled(identity.clone()));
+            if is_settled || slot.quarantine.holds(&identity, now) {
+                return;
+            }
+        }
+        let wish = Wish {
+            allow_moves: false,
+            validate_only: false,
+            generation: None,
+            by_itself: true,
+        };
+        let taken = self.take(name, bytes, &identity, settings, wish).await;
+        let settled = match &taken {
+            // With more names known it may pass.
+            Ok(Activated { record, drift }) => {
+                !matches!(record.state, State::Rejected(Stage::Shadowed, _)) || drift.is_covered()
+            }
+            Err(_) => false,
+        };
+        if let Some(slot) = self.slots().get_mut(name) {
+            slot.seen = Some(Seen {
+                version: identity,
+                settled,
+            });
+        }
+        self.keep().await;
+    }
+
+    /// Takes a component all the way.
+    async fn take(
+        &self,
+        name: &Arc<str>,
+        bytes: Vec<u8>,
+        identity: &Identity,
+        settings: StrategySettings,
+        wish: Wish,
+    ) -> Result<Activated, Undone> {
+        let _one_at_a_time = self.way.lock().await;
+        let before = self.registry.current();
+        let active = before.serving(name).cloned();
+        let generation = active.as_ref().map_or(0, |active| active.generation());
+        if wish.generation.is_some_and(|wished| wished != generation) {
+            return Err(Undone::Overtaken(generation));
+        }
+        if matches!(before.standing(name), Some(Standing::Not(_, NotServed::Disabled))) {
+            return Err(Undone::Disabled);
+        }
+        if active
+            .as_ref()
+            .is_some_and(|active| active.decides().identity == *identity)
+            && let Some(record) = self.records.active(name)
+        {
+            return Ok(Activated {
+                record,
+                drift: Drift::default(),
+            });
+        }
+        let number = self.records.begin(name, &identity.digest);
+        let version = match self.prepare(name, &settings, bytes, identity, &number).await {
+            Ok(version) => Arc::new(version),
+            Err(rejected) => return self.rejected(&number, rejected, Drift::default()),
+        };
+        let strategy = {
+            let mut slots = self.slots();
+            let (_, slot) = find(&mut slots, name)?;
+            let against = active
+                .as_ref()
+                .map(|active| (Arc::clone(active.decides()), wish.allow_moves));
+            self.strategy(version, slot, against)
+        };
+        let mut drift = Drift::default();
+        if active.is_some() {
+            let after = before
+                .next()
+                .with(Arc::clone(name), Standing::Serves(Arc::clone(&strategy)));
+            drift = self.drift(&before, &after).await;
+            if let Some(reason) = drift_refused(&drift).filter(|_| !wish.allow_moves) {
+                let rejected = Rejected {
+                    name: Arc::clone(name),
+                    stage: Stage::Shadowed,
+                    reason,
+                };
+                return self.rejected(&number, rejected, drift);
+            }
+        }
+        let record = self
+            .records
+            .change(&number, |record| record.state = State::Reached(Stage::Shadowed));
+        if wish.validate_only {
+            return record.map(|record| Activated { record, drift }).ok_or(Undone::Stopping);
+        }
+        let mut slots = self.slots();
+        let (_, slot) = find(&mut slots, name)?;
+        let current = self.registry.current();
+        let is_overtaken = match (current.serving(name), &active) {
+            (None, None) => slot.mode == Mode::Disabled,
+            (Some(now), Some(before)) => !Arc::ptr_eq(now, before),
+            _ => true,
+        };
+        if is_overtaken || (wish.by_itself && slot.mode != Mode::Follow) {
+            let generation = current.serving(name).map_or(0, |now| now.generation());
+            let reason = format!("it was overtaken by generation {generation}");
+            self.records
+                .change(&number, |record| record.state = State::Rejected(Stage::Active, reason));
+            return Err(Undone::Overtaken(generation));
+        }
+        if let Some(active) = &active {
+            slot.earlier.push(Arc::clone(active.decides()));
+            let too_many = slot.earlier.len().saturating_sub(EARLIER);
+            slot.earlier.drain(..too_many);
+        }
+        let record = self.commit(&current, &number, strategy).ok_or(Undone::Stopping)?;
+        Ok(Activated { record, drift })
+    }
+
+    /// It serves from here on.
+    fn commit(&self, current: &Snapshot, number: &Number, strategy: Arc<Strategy>) -> Option<Record> {
+        let next = current.next();
+        strategy.begins(next.generation());
+        let record = self.records.activated(number, &strategy, self.made.clock.now());
+        tracing::info!(
+            strategy = &**strategy.name(),
+            version = strategy.version(),
+            digest = strategy.digest(),
+            generation = strategy.generation(),
+            "a version of a strategy serves"
+        );
+        self.registry
+            .activate(next.with(Arc::clone(strategy.name()), Standing::Serves(strategy)));
+        record
+    }
+
+    fn rejected(&self, number: &Number, rejected: Rejected, drift: Drift) -> Result<Activated, Undone> {
+        let Rejected { name, stage, reason } = rejected;
+        tracing::error!(strategy = &*name, %stage, reason, "a version of a strategy is rejected; what served serves on");
+        let state = State::Rejected(stage, reason);
+        let record = self.records.change(number, |record| record.state = state);
+        record.map(|record| Activated { record, drift }).ok_or(Undone::Stopping)
+    }
+
+    async fn prepare(
+        &self,
+        name: &Arc<str>,
+        settings: &StrategySettings,
+        bytes: Vec<u8>,
+        identity: &Identity,
+        number: &Number,
+    ) -> Result<Version, Rejected> {
+        if let Some(kept) = self.kept.clone() {
+            let (digest, bytes) = (identity.digest.clone(), bytes.clone());
+            let kept = tokio::task::spawn_blocking(move || kept.keep_component(&digest, &bytes)).await;
+            if let Ok(Err(error)) = kept {
+                self.made
+                    .part
+                    .is_away(&format!("a component could not be kept: {error}"));
+            }
+        }
+        let (engine, catalog) = (&self.made.engine, &self.made.catalog);
+        let mut reached = stages::prepare(engine, name, settings, catalog, identity.clone(), bytes);
+        while let Some(stage) = reached.stage().await {
+            self.records
+                .change(number, |record| record.state = State::Reached(stage));
+        }
+        let version = reached.end().await?;
+        self.records.change(number, |record| {
+            record.version.clone_from(&version.semver);
+            record.tags.clone_from(&version.tags);
+        });
+        Ok(version)
+    }
+
+    fn strategy(&self, version: Arc<Version>, slot: &Slot, against: Option<(Arc<Version>, bool)>) -> Arc<Strategy> {
+        let trial = against.map(|(before, may_refuse)| {
+            Trial::new(before, &version.settings.rollback, may_refuse, self.condemn.clone())
+        });
+        Strategy::new(version, &self.made.limits, slot.last.clone(), trial).into()
+    }
+
+    async fn drift(&self, before: &Snapshot, after: &Snapshot) -> Drift {
+        let values = Values {
+            cache: &self.made.cache,
+            stores: &self.made.stores,
+        };
+        drift::compare(before, after, self.known_names(before), &values).await
+    }
+
+    /// Every name that is remembered, near or watched here, or was.
+    fn known_names(&self, snapshot: &Snapshot) -> Vec<KnownName> {
+        let remembered: Vec<KnownName> = snapshot
+            .strategies()
+            .flat_map(|strategy| strategy.known_names())
+            .collect();
+        let nameless = |place: &Place, verified| match place.name.range().space() {
+            Space::Shared => None,
+            Space::Tenant(tenant) => Some(KnownName {
+                tenant: tenant.clone(),
+                verified,
+                key: place.name.key(),
+                bags: Bags::default(),
+            }),
+        };
+        let watched = self.made.hub.known_places();
+        let watched = watched
+            .iter()
+            .filter_map(|(place, tenant)| nameless(place, Some(tenant.clone())));
+        let near = self.made.cache.places_of(None, &HashSet::new());
+        let near = near.iter().filter_map(|place| nameless(place, None));
+        let all = remembered
+            .into_iter()
+            .chain(self.names.iter().cloned())
+            .chain(watched)
+            .chain(near);
+        drift::each_once(all, NAMES)
+    }
+
+    /// What a strategy is at the start.
+    async fn begin(
+        &self,
+        name: &Arc<str>,
+        settings: &StrategySettings,
+        kept: KeptStrategy,
+        generation: u64,
+    ) -> (Standing, Slot) {
+        let fetched = self.sources.fetch(settings).await;
+        let held = fetched
+            .as_ref()
+            .ok()
+            .map(|bytes| Identity::new(stages::sha256(bytes), settings));
+        let was_active = kept.active.clone();
+        let mut slot = Slot::new(settings, kept, &self.made.limits);
+        let mut standing = None;
+        // What served before serves again, whatever the source holds by now: that is looked at like any other.
+        if let Some(active) = was_active {
+            match self.begin_again(name, settings, &slot, &active).await {
+                Ok(strategy) => {
+                    if held.as_ref() == Some(&active.version) {
+                        slot.seen = Some(Seen::settled(active.version));
+                    }
+                    standing = Some(Standing::Serves(strategy));
+                }
+                Err(problem) => {
+                    tracing::error!(
+                        strategy = &**name,
+                        problem,
+                        "what served before cannot serve again; the source decides"
+                    );
+                }
+            }
+        }
+        if standing.is_none() {
+            let first = match fetched {
+                Ok(bytes) => self.begin_anew(name, settings, &slot, bytes, generation).await,
+                Err(error) => Err(Rejected::unfetched(name, &settings.source, &error)),
+            };
+            if let Some(held) = held {
+                slot.seen = Some(Seen::settled(held));
+            }
+            standing = Some(match first {
+                Ok(strategy) => Standing::Serves(strategy),
+                Err(rejected) => {
+                    tracing::error!(strategy = &**name, stage = %rejected.stage, reason = rejected.reason,
+                        "a strategy is rejected; its tags fail");
+                    Standing::Not(settings.tags.clone(), NotServed::Rejected(rejected))
+                }
+            });
+        }
+        if slot.mode == Mode::Disabled {
+            if let Some(Standing::Serves(strategy)) = &standing {
+                slot.disabled = Some(Arc::clone(strategy.decides()));
+            }
+            self.records.left(name, &State::Draining);
+            standing = Some(Standing::Not(settings.tags.clone(), NotServed::Disabled));
+        }
+        let nothing = || Standing::Not(settings.tags.clone(), NotServed::Disabled);
+        (standing.unwrap_or_else(nothing), slot)
+    }
+
+    async fn begin_again(
+        &self,
+        name: &Arc<str>,
+        settings: &StrategySettings,
+        slot: &Slot,
+        active: &KeptVersion,
+    ) -> Result<Arc<Strategy>, String> {
+        let Some(kept) = &self.kept else {
+            return Err("nothing was kept".to_owned());
+        };
+        let bytes = kept
+            .component(&active.version.digest)
+            .map_err(|error| error.to_string())?;
+        let number = self.records.begin(name, &active.version.digest);
+        let settings = active.settings(settings);
+        let version = self.prepare(name, &settings, bytes, &active.version, &number).await;
+        let version = version.map_err(|rejected| {
+            let state = State::Rejected(rejected.stage, rejected.reason.clone());
+            self.records.change(&number, |record| record.state = state);
+            rejected.to_string()
+        })?;
+        let strategy = self.strategy(version.into(), slot, None);
+        strategy.begins(active.generation);
+        self.records.activated(&number, &strategy, active.activated);
+        Ok(strategy)
+    }
+
+    async fn begin_anew(
+        &self,
+        name: &Arc<str>,
+        settings: &StrategySettings,
+        slot: &Slot,
+        bytes: Vec<u8>,
+        generation: u64,
+    ) -> Result<Arc<Strategy>, Rejected> {
+        let identity = Identity::new(stages::sha256(&bytes), settings);
+        let number = self.records.begin(name, &identity.digest);
+        let version = self
+            .prepare(name, settings, bytes, &identity, &number)
+            .await
+            .inspect_err(|rejected| {
+                let state = State::Rejected(rejected.stage, rejected.reason.clone());
+                self.records.change(&number, |record| record.state = state);
+            })?;
+        let strategy = self.strategy(version.into(), slot, None);
+        strategy.begins(generation);
+        self.records.activated(&number, &strategy, self.made.clock.now());
+        tracing::info!(
+            strategy = &**name,
+            version = strategy.version(),
+            digest = strategy.digest(),
+            "a strategy serves"
+        );
+        Ok(strategy)
+    }
+
+    /// What is active outlives a restart.
+    async fn keep(&self) {
+        let Some(kept) = self.kept.clone() else { return };
+        let _one_at_a_time = self.keeping.lock().await;
+        let (set, others) = self.kept_set();
+        let keep = tokio::task::spawn_blocking(move || kept.keep_set(&set, &others)).await;
+        match keep {
+            Ok(Ok(())) => self.made.part.is_ready(""),
+            Ok(Err(error)) => self
+                .made
+                .part
+                .is_away(&format!("what is active could not be kept: {error}")),
+            Err(panic) => self
+                .made
+                .part
+                .is_away(&format!("what is active could not be kept: {panic}")),
+        }
+    }
+
+    fn kept_set(&self) -> (KeptSet, BTreeSet<String>) {
+        let slots = self.slots();
+        let current = self.registry.current();
+        let mut others = BTreeSet::new();
+        let strategies = slots.iter().map(|(name, slot)| {
+            let version = current.serving(name).map(|serving| Arc::clone(serving.decides()));
+            let version = version.or_else(|| slot.disabled.clone());
+            others.extend(slot.earlier.iter().map(|version| version.identity.digest.clone()));
+            let record = self.records.active(name);
+            let kept = KeptStrategy {
+                mode: slot.mode,
+                active: version.map(|version| {
+                    let generation = record.as_ref().map_or(1, |record| record.generation);
+                    let activated = record.and_then(|record| record.activated);
+                    let activated = activated.unwrap_or_else(|| self.made.clock.now());
+                    KeptVersion::new(version.identity.clone(), &version.settings, generation, activated)
+                }),
+                seen: slot.seen.clone(),
+                quarantine: slot.quarantine.clone(),
+            };
+            (name.to_string(), kept)
+        });
+        let set = KeptSet {
+            strategies: strategies.collect(),
+            generation: current.generation(),
+        };
+        (set, others)
+    }
+
+    async fn keep_names(&self) {
+        let Some(kept) = self.kept.clone() else { return };
+        let names = self.known_names(&self.registry.current());
+        let keep = tokio::task::spawn_blocking(move || kept.keep_names(names)).await;
+        if let Ok(Err(error)) = keep {
+            self.made
+                .part
+                .is_away(&format!("the names that are known could not be kept: {error}"));
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Slot>> {
+        // Each change of it is one step.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn same_placement(a: &wit::Placement, b: &wit::Placement) -> bool {
-    let cache = |placement: &wit::Placement| {
-        let policy = placement.cache.as_ref()?;
-        Some((policy.ttl_ms, policy.stale_ms, policy.negative_ms))
-    };
-    let options = |placement: &wit::Placement| -> Vec<(String, String)> {
-        let options = placement.options.iter();
-        options
-            .map(|option| (option.name.clone(), option.value.clone()))
-            .collect()
-    };
-    a.backend == b.backend
-        && a.scope == b.scope
-        && a.namespace == b.namespace
-        && cache(a) == cache(b)
-        && options(a) == options(b)
+impl Slot {
+    fn new(settings: &StrategySettings, kept: KeptStrategy, limits: &LimitSettings) -> Self {
+        Self {
+            settings: settings.clone(),
+            mode: kept.mode,
+            seen: kept.seen,
+            quarantine: kept.quarantine,
+            earlier: Vec::new(),
+            disabled: None,
+            last: memory_of_all(settings, limits, None),
+        }
+    }
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, bytes);
-    let mut text = "sha256:".to_owned();
-    for byte in digest.as_ref() {
-        // A String takes whatever is written to it.
-        _ = write!(text, "{byte:02x}");
+impl Seen {
+    fn settled(version: Identity) -> Self {
+        Self { version, settled: true }
     }
-    text
+}
+
+fn find<'s>(slots: &'s mut BTreeMap<Arc<str>, Slot>, name: &str) -> Result<(Arc<str>, &'s mut Slot), Undone> {
+    let owned = slots.get_key_value(name).map(|(name, _)| Arc::clone(name));
+    owned
+        .and_then(|owned| Some((owned, slots.get_mut(name)?)))
+        .ok_or_else(|| Undone::Unknown(name.to_owned()))
+}
+
+fn memory_of_all(
+    settings: &StrategySettings,
+    limits: &LimitSettings,
+    before: Option<Arc<Memory>>,
+) -> Option<Arc<Memory>> {
+    match settings.on_failure {
+        OnFailure::Closed => None,
+        OnFailure::LastDecision => {
+            Some(before.unwrap_or_else(|| Memory::new(limits.tenants, limits.decisions.0, 1).into()))
+        }
+    }
+}
+
+fn drift_refused(drift: &Drift) -> Option<String> {
+    let Drift {
+        known, judged, moved, ..
+    } = drift;
+    if *moved > 0 {
+        Some(format!(
+            "{moved} of {known} known keys would not be found any more, or another value in their place: allow_moves accepts that"
+        ))
+    } else if *known == 0 {
+        Some(
+            "no key that it would decide is known here yet, so nothing can be compared: allow_moves does without"
+                .to_owned(),
+        )
+    } else if !drift.is_covered() {
+        Some(format!(
+            "only {judged} of {known} known keys could be compared: allow_moves does without the others"
+        ))
+    } else {
+        None
+    }
 }

@@ -1,17 +1,19 @@
 //! What strategies have answered, remembered for each tenant apart: no tenant's questions push out another's answers,
 //! and no tenant's failures close a strategy for another.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::breaker::Breaker;
 use super::{Operation, Refusal};
-use crate::key::{ConfigKey, TagPrefix, TenantId};
-use crate::placement::{PlaceRange, Placed};
+use crate::identity::VerifiedTenant;
+use crate::key::{ConfigKey, Tag, TagPrefix, TenantId};
+use crate::placement::{PlaceRange, Placed, Space};
 
 /// Everything that an answer depends on, besides tenant, component, settings and catalog.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -41,10 +43,19 @@ pub(super) enum Asked<'q> {
     },
 }
 
-impl Asked<'_> {
-    pub(super) fn bags(&self) -> &Bags {
+impl<'q> Asked<'q> {
+    /// The same, with what another version would be shown.
+    pub(super) fn with(self, bags: &'q Bags) -> Self {
         match self {
-            Self::Decide { bags, .. } | Self::Enumerate { bags, .. } => bags,
+            Self::Decide { key, operation, .. } => Self::Decide { key, operation, bags },
+            Self::Enumerate { prefix, .. } => Self::Enumerate { prefix, bags },
+        }
+    }
+
+    pub(super) fn tag(&self) -> &Tag {
+        match self {
+            Self::Decide { key, .. } => key.tag(),
+            Self::Enumerate { prefix, .. } => &prefix.tag,
         }
     }
 
@@ -87,17 +98,45 @@ impl Equivalent<Question> for Asked<'_> {
 }
 
 /// The claims and the context that the manifest asked for, in that order.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Bags {
     pub(super) claims: Vec<(String, String)>,
     pub(super) context: Vec<(String, String)>,
 }
 
-#[derive(Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     Placed(Arc<Placed>),
     Ranges(Arc<BTreeSet<PlaceRange>>),
     Refused(Arc<Refusal>),
+}
+
+impl Answer {
+    /// The stores that it names, each with whether what it names there is everybody's.
+    pub(super) fn places(&self) -> Vec<(&Arc<str>, bool)> {
+        match self {
+            Self::Placed(placed) => {
+                let layers = placed.layers().map(|layer| layer.place);
+                layers.map(|place| (&place.backend, place.is_shared())).collect()
+            }
+            Self::Ranges(ranges) => ranges
+                .iter()
+                .map(|range| (&range.backend, *range.range.space() == Space::Shared))
+                .collect(),
+            Self::Refused(_) => Vec::new(),
+        }
+    }
+}
+
+/// A name that was asked for, by whom, and what the strategy was shown besides.
+#[derive(Debug, Clone)]
+pub(super) struct KnownName {
+    pub(super) tenant: TenantId,
+    /// Who may be read for: none since this gateway started, if there is none.
+    pub(super) verified: Option<VerifiedTenant>,
+    /// Tag and name.
+    pub(super) key: String,
+    pub(super) bags: Bags,
 }
 
 /// The memory of one strategy.
@@ -140,6 +179,7 @@ pub(super) struct TenantMemory {
     /// Who waits for the strategy has one of these first, so one tenant's flood does not delay another's.
     pub(super) turns: Semaphore,
     breaker: Mutex<Breaker>,
+    verified: OnceLock<VerifiedTenant>,
 }
 
 impl Memory {
@@ -152,6 +192,12 @@ impl Memory {
         }
     }
 
+    /// The part of that tenant, if there is one.
+    pub(super) fn if_any(&self, tenant: &TenantId) -> Option<Arc<TenantMemory>> {
+        self.tenants.peek(tenant)
+    }
+
+    /// The part of that tenant.
     pub(super) fn of(&self, tenant: &TenantId) -> Arc<TenantMemory> {
         if let Some(memory) = self.tenants.get(tenant) {
             return memory;
@@ -161,6 +207,7 @@ impl Memory {
                 answers: Cache::with_weighter(ANSWERS, self.bytes, Bytes),
                 turns: Semaphore::new(self.turns),
                 breaker: Mutex::new(Breaker::default()),
+                verified: OnceLock::new(),
             }))
         };
         match self.tenants.get_or_insert_with(tenant, new) {
@@ -170,7 +217,36 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// What was asked for by name, each name once for all that is done with it.
+    pub(super) fn known_names(&self) -> impl Iterator<Item = KnownName> {
+        self.tenants.iter().flat_map(|(tenant, memory)| {
+            let verified = memory.verified.get().cloned();
+            let names: HashSet<(String, Bags)> = memory
+                .answers
+                .iter()
+                .filter_map(|(question, _)| match question {
+                    Question::Decide { key, bags, .. } => Some((key.text(), bags)),
+                    Question::Enumerate { .. } => None,
+                })
+                .collect();
+            names.into_iter().map(move |(key, bags)| KnownName {
+                tenant: tenant.clone(),
+                verified: verified.clone(),
+                key,
+                bags,
+            })
+        })
+    }
+}
+
 impl TenantMemory {
+    /// It is this tenant's, who has called.
+    pub(super) fn is_of(&self, tenant: &VerifiedTenant) {
+        // One is as good as the other.
+        _ = self.verified.set(tenant.clone());
+    }
+
     pub(super) fn breaker(&self) -> MutexGuard<'_, Breaker> {
         // A breaker holds no invariant that a panic could have broken half-way.
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)

@@ -9,23 +9,38 @@ use tokio::sync::watch;
 
 use super::Engine;
 use super::decide::Strategy;
-use super::lifecycle::{self, Backend, Rejected, Stage};
+use super::lifecycle::stages::{self, Backend, Rejected};
+use super::source::Sources;
+use super::version::{Identity, Version};
 use crate::key::{Tag, Tags};
 use crate::settings::{LimitSettings, StrategySettings};
 
 /// Code, settings and catalog of all strategies at one moment.
+#[derive(Clone, Default)]
 pub struct Snapshot {
     generation: u64,
+    strategies: BTreeMap<Arc<str>, Standing>,
     tags: Tags,
-    served: HashMap<Tag, Served>,
-    rejected: Vec<Rejected>,
+    /// The strategy of each tag.
+    served: HashMap<Tag, Arc<str>>,
 }
 
+/// What there is under a strategy's name.
 #[derive(Clone)]
-enum Served {
-    By(Arc<Strategy>),
-    /// A strategy that should serve it was refused. The tag fails, and no other.
-    ByNobody,
+pub(super) enum Standing {
+    /// It serves.
+    Serves(Arc<Strategy>),
+    /// It serves nothing, and these tags fail, and no others.
+    Not(Vec<Tag>, NotServed),
+}
+
+/// Why a tag that has a strategy is not served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotServed {
+    /// What should serve it was refused.
+    Rejected(Rejected),
+    /// An operator does not let it be called.
+    Disabled,
 }
 
 /// Holds the snapshot that is active.
@@ -35,48 +50,35 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Takes every strategy as far as it comes. One that is rejected fails its own tags alone.
+    /// With that snapshot.
+    pub(super) fn new(snapshot: Snapshot) -> Self {
+        Self {
+            generations: watch::Sender::new(snapshot.generation),
+            active: ArcSwap::from_pointee(snapshot),
+        }
+    }
+
+    /// Takes every strategy as far as it comes, once. One that is rejected fails its own tags alone.
     pub async fn load(
         engine: &Engine,
         strategies: &BTreeMap<String, StrategySettings>,
         limits: &LimitSettings,
         catalog: &[Backend],
     ) -> Self {
-        let mut snapshot = Snapshot {
-            generation: 1,
-            tags: Tags::default(),
-            served: HashMap::new(),
-            rejected: Vec::new(),
-        };
+        let mut snapshot = Snapshot::default().counted_from(1);
         for (name, settings) in strategies {
-            match prepare(engine, name, settings, limits, catalog).await {
-                Ok(strategy) => {
-                    let strategy = Arc::new(strategy);
-                    tracing::info!(
-                        strategy = name,
-                        version = strategy.version(),
-                        digest = strategy.digest(),
-                        "a strategy serves"
-                    );
-                    let tags = strategy.tags().iter().cloned();
-                    snapshot
-                        .served
-                        .extend(tags.map(|tag| (tag, Served::By(Arc::clone(&strategy)))));
+            let name: Arc<str> = name.as_str().into();
+            let standing = match load(engine, &name, settings, catalog).await {
+                Ok(version) => {
+                    let strategy = Strategy::new(version.into(), limits, None, None);
+                    strategy.begins(1);
+                    Standing::Serves(strategy.into())
                 }
-                Err(rejected) => {
-                    tracing::error!(strategy = name, stage = %rejected.stage, reason = rejected.reason,
-                        "a strategy is rejected; its tags fail");
-                    let tags = settings.tags.iter().cloned();
-                    snapshot.served.extend(tags.map(|tag| (tag, Served::ByNobody)));
-                    snapshot.rejected.push(rejected);
-                }
-            }
+                Err(rejected) => Standing::Not(settings.tags.clone(), NotServed::Rejected(rejected)),
+            };
+            snapshot = snapshot.with(name, standing);
         }
-        snapshot.tags = Tags::new(snapshot.served.keys().cloned());
-        Self {
-            generations: watch::Sender::new(snapshot.generation),
-            active: ArcSwap::from_pointee(snapshot),
-        }
+        Self::new(snapshot)
     }
 
     /// Tells the generation of each snapshot that becomes active.
@@ -85,16 +87,21 @@ impl Registry {
         self.generations.subscribe()
     }
 
+    /// That becomes active, as one.
+    pub(super) fn activate(&self, snapshot: Snapshot) {
+        let generation = snapshot.generation;
+        self.active.store(Arc::new(snapshot));
+        self.generations.send_replace(generation);
+    }
+
     /// What another registry holds becomes active here, as one.
     #[cfg(test)]
-    pub(crate) fn activate(&self, other: Self) {
-        let Some(mut next) = Arc::into_inner(other.active.into_inner()) else {
-            return;
-        };
-        next.generation = self.current().generation + 1;
-        let generation = next.generation;
-        self.active.store(Arc::new(next));
-        self.generations.send_replace(generation);
+    pub(crate) fn take_up(&self, other: &Self) {
+        let generation = self.current().generation + 1;
+        self.activate(Snapshot {
+            generation,
+            ..Snapshot::clone(&other.current())
+        });
     }
 
     /// What is active now. Load it once a request.
@@ -102,6 +109,20 @@ impl Registry {
     pub fn current(&self) -> Arc<Snapshot> {
         self.active.load_full()
     }
+}
+
+async fn load(
+    engine: &Engine,
+    name: &Arc<str>,
+    settings: &StrategySettings,
+    catalog: &[Backend],
+) -> Result<Version, Rejected> {
+    let bytes = Sources::default().fetch(settings).await;
+    let bytes = bytes.map_err(|error| Rejected::unfetched(name, &settings.source, &error))?;
+    let identity = Identity::new(stages::sha256(&bytes), settings);
+    stages::prepare(engine, name, settings, catalog, identity, bytes)
+        .end()
+        .await
 }
 
 impl Snapshot {
@@ -117,34 +138,37 @@ impl Snapshot {
         &self.tags
     }
 
-    /// The strategy of a tag, unless it was rejected.
-    #[must_use]
-    pub fn strategy(&self, tag: &Tag) -> Option<&Arc<Strategy>> {
-        match self.served.get(tag) {
-            Some(Served::By(strategy)) => Some(strategy),
-            Some(Served::ByNobody) | None => None,
+    /// The strategy of a tag; none that nobody declares.
+    pub fn strategy(&self, tag: &Tag) -> Result<&Arc<Strategy>, Option<&NotServed>> {
+        let name = self.served.get(tag).ok_or(None)?;
+        match self.strategies.get(name) {
+            Some(Standing::Serves(strategy)) => Ok(strategy),
+            Some(Standing::Not(_, why)) => Err(Some(why)),
+            None => Err(None),
         }
     }
 
-    /// Each strategy that serves, once.
+    /// Each strategy that serves.
     pub fn strategies(&self) -> impl Iterator<Item = &Arc<Strategy>> {
-        self.served.iter().filter_map(|(tag, served)| match served {
-            Served::By(strategy) if strategy.tags().first() == Some(tag) => Some(strategy),
-            _ => None,
+        self.strategies.values().filter_map(|standing| match standing {
+            Standing::Serves(strategy) => Some(strategy),
+            Standing::Not(..) => None,
         })
     }
 
-    /// How each does, by its name: its version and digest, or why it was rejected.
+    /// How each does, by its name: its version and digest, or why it does not serve.
     pub fn states(&self) -> impl Iterator<Item = (&str, Result<String, String>)> {
-        let serve = self.strategies().map(|strategy| {
-            let which = format!("{} {}", strategy.version(), strategy.digest());
-            (&**strategy.name(), Ok(which))
-        });
-        let rejected = self.rejected.iter().map(|rejected| {
-            let why = format!("rejected before it was {}: {}", rejected.stage, rejected.reason);
-            (&*rejected.name, Err(why))
-        });
-        serve.chain(rejected)
+        self.strategies.iter().map(|(name, standing)| {
+            let state = match standing {
+                Standing::Serves(strategy) => Ok(format!("{} {}", strategy.version(), strategy.digest())),
+                Standing::Not(_, NotServed::Rejected(rejected)) => Err(format!(
+                    "rejected before it was {}: {}",
+                    rejected.stage, rejected.reason
+                )),
+                Standing::Not(_, NotServed::Disabled) => Err("disabled by an operator".to_owned()),
+            };
+            (&**name, state)
+        })
     }
 
     /// Whether any strategy serves.
@@ -154,32 +178,63 @@ impl Snapshot {
     }
 
     /// What was rejected on the way to this snapshot.
-    #[must_use]
-    pub fn rejected(&self) -> &[Rejected] {
-        &self.rejected
-    }
-}
-
-/// Off the runtime's threads, where a panic is one more refusal: malformed bytes have panicked compilers before.
-async fn prepare(
-    engine: &Engine,
-    name: &str,
-    settings: &StrategySettings,
-    limits: &LimitSettings,
-    catalog: &[Backend],
-) -> Result<Strategy, Rejected> {
-    let name: Arc<str> = name.into();
-    let (engine, settings, limits) = (engine.clone(), settings.clone(), limits.clone());
-    let catalog = catalog.to_vec();
-    let task = {
-        let name = Arc::clone(&name);
-        tokio::task::spawn_blocking(move || lifecycle::prepare(&engine, &name, &settings, &limits, &catalog))
-    };
-    task.await.unwrap_or_else(|_| {
-        Err(Rejected {
-            name,
-            stage: Stage::Compiled,
-            reason: "the compiler panicked on it".to_owned(),
+    pub fn rejected(&self) -> impl Iterator<Item = &Rejected> {
+        self.strategies.values().filter_map(|standing| match standing {
+            Standing::Not(_, NotServed::Rejected(rejected)) => Some(rejected),
+            _ => None,
         })
-    })
+    }
+
+    /// What there is under that name.
+    pub(super) fn standing(&self, name: &str) -> Option<&Standing> {
+        self.strategies.get(name)
+    }
+
+    /// The one that serves under that name.
+    pub(super) fn serving(&self, name: &str) -> Option<&Arc<Strategy>> {
+        match self.strategies.get(name) {
+            Some(Standing::Serves(strategy)) => Some(strategy),
+            _ => None,
+        }
+    }
+
+    /// The next one: as of now nothing is changed.
+    pub(super) fn next(&self) -> Self {
+        Self {
+            generation: self.generation + 1,
+            ..self.clone()
+        }
+    }
+
+    /// The same, counted from there.
+    pub(super) fn counted_from(mut self, generation: u64) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// The same, with that under this name.
+    pub(super) fn with(mut self, name: Arc<str>, standing: Standing) -> Self {
+        self.strategies.insert(name, standing);
+        self.declared_anew()
+    }
+
+    /// The same, without anything under that name.
+    pub(super) fn without(mut self, name: &str) -> Self {
+        self.strategies.remove(name);
+        self.declared_anew()
+    }
+
+    fn declared_anew(mut self) -> Self {
+        self.served = HashMap::new();
+        for (name, standing) in &self.strategies {
+            let tags = match standing {
+                Standing::Serves(strategy) => strategy.tags(),
+                Standing::Not(tags, _) => tags,
+            };
+            self.served
+                .extend(tags.iter().map(|tag| (tag.clone(), Arc::clone(name))));
+        }
+        self.tags = Tags::new(self.served.keys().cloned());
+        self
+    }
 }

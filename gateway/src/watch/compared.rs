@@ -184,6 +184,22 @@ impl Hub {
         named.chain(swept).collect()
     }
 
+    /// Every place that is watched by its key, and every one that a watched range was last seen to hold; each with one who watches.
+    #[must_use]
+    pub fn known_places(&self) -> Vec<(Place, VerifiedTenant)> {
+        let interests = self.interests.read().unwrap_or_else(PoisonError::into_inner);
+        let tenant = |number: Option<&u64>| Some(interests.everyone.get(number?)?.tenant.clone());
+        let named = interests.places.iter();
+        let named = named.filter_map(|(place, named)| Some((place.clone(), tenant(named.by.keys().next())?)));
+        let swept = interests.ranges.iter().filter_map(|(range, swept)| {
+            let tenant = tenant(swept.by.keys().next())?;
+            let seen = swept.compared.listings.values().flat_map(|listing| listing.keys());
+            let places: Vec<_> = seen.map(|name| (range.place(name), tenant.clone())).collect();
+            Some(places)
+        });
+        named.chain(swept.flatten()).collect()
+    }
+
     /// Those of `tenant`, or all, compare everything anew.
     pub fn compare_anew(&self, tenant: Option<&TenantId>) {
         let interests = self.interests.read().unwrap_or_else(PoisonError::into_inner);

@@ -392,7 +392,7 @@ async fn other_strategies_are_followed() {
         client.until(&Told::Synced(false)).await;
     }
     let moved = json!({ "acme": { "": { "home": ["b", "ns"] } } });
-    world.configs.activate(world.stores.registry(&moved).await);
+    world.configs.take_up(&world.stores.registry(&moved).await);
     for client in [&mut by_name, &mut by_prefix] {
         client.until(&Told::Resync).await;
         client.until(&Told::Synced(false)).await;
@@ -404,7 +404,7 @@ async fn other_strategies_are_followed() {
     }
     // Back, where everything still is; what stood all the time and was held is not sent again.
     let back = json!({ "acme": { "": { "home": ["a", "ns"], "former": [["b", "ns"]] } } });
-    world.configs.activate(world.stores.registry(&back).await);
+    world.configs.take_up(&world.stores.registry(&back).await);
     by_prefix.until(&Told::Synced(false)).await;
     assert_eq!(by_prefix.value("t_b"), Some("in a"));
     assert_eq!(by_prefix.values(), world.list("acme", "t_", &Context::default()).await);

@@ -8,11 +8,11 @@ use tempfile::TempDir;
 use super::*;
 use crate::cache::snapshot::{Snapshot, SnapshotError};
 use crate::clock::Clock;
+use crate::folder::{FolderError, PrivateFolder};
 
 fn snapshot(folder: &TempDir, shape: &str) -> Snapshot {
-    let snapshot = Snapshot::new(folder.path().join("cache"), shape, Clock::system());
-    snapshot.prepare().unwrap();
-    snapshot
+    let folder = PrivateFolder::open(&folder.path().join("cache")).unwrap();
+    Snapshot::new(folder, shape, Clock::system())
 }
 
 impl World {
@@ -112,11 +112,16 @@ async fn what_is_damaged_or_of_others_is_not_taken() {
     fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
     snapshot.restore(&world.cache).unwrap_err();
     fs::write(&path, &whole).unwrap();
-    let others = Snapshot::new(snapshot.folder().to_owned(), "others", Clock::system());
+    let others = Snapshot::new(
+        PrivateFolder::open(snapshot.folder()).unwrap(),
+        "others",
+        Clock::system(),
+    );
     assert!(matches!(others.restore(&world.cache), Err(SnapshotError::Other)));
     assert_eq!(world.cache.known.len(), 0, "nothing of any of these");
     assert_eq!(snapshot.restore(&world.cache).unwrap(), 1);
     // Nobody else may look into it.
     fs::set_permissions(snapshot.folder(), Permissions::from_mode(0o750)).unwrap();
-    assert!(matches!(snapshot.prepare(), Err(SnapshotError::Open(0o750))));
+    let opened = PrivateFolder::open(snapshot.folder());
+    assert!(matches!(opened, Err(FolderError::Open(0o750))));
 }

@@ -99,11 +99,9 @@ shared_scope = true
         strategy.settings = script.as_object().unwrap().clone();
         let catalog = strategy_catalog(&self.settings);
         let registry = Registry::load(&self.engine, &strategies, &self.settings.limits, &catalog).await;
-        assert!(
-            registry.current().rejected().is_empty(),
-            "{:?}",
-            registry.current().rejected()
-        );
+        let current = registry.current();
+        let rejected: Vec<_> = current.rejected().collect();
+        assert!(rejected.is_empty(), "{rejected:?}");
         registry
     }
 
