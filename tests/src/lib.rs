@@ -9,6 +9,7 @@
     reason = "a test says what went wrong by failing"
 )]
 
+pub mod admin;
 pub mod client;
 pub mod gateway;
 pub mod issuer;

@@ -4,17 +4,13 @@
 use std::time::Duration;
 
 use tagway_proto::v1;
-use tagway_proto::v1::admin_service_client::AdminServiceClient;
 use tagway_proto::v1::watch_configs_response::Kind;
 use tagway_servers::{Fault, Microburst};
 use tagway_tests::client::{refused, why};
 use tagway_tests::gateway::Gateway;
-use tagway_tests::issuer::claims;
 use tagway_tests::watcher::{Watcher, to_keys, to_prefix};
 use tokio::time::{sleep, timeout};
-use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
-use tonic::{Code, Request};
+use tonic::Code;
 
 use crate::fleet::{Fleet, with_queue};
 
@@ -26,32 +22,6 @@ const NAME: &str = "/tagway/acme/live/eu-1/param_config_/a";
 const NO_SWEEP: &str = "sweep = \"24h\"";
 /// Longer than anything may take.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-impl Fleet {
-    async fn admin(
-        &self,
-        gateway: &Gateway,
-        scope: &str,
-    ) -> AdminServiceClient<
-        tonic::service::interceptor::InterceptedService<
-            Channel,
-            impl FnMut(Request<()>) -> Result<Request<()>, tonic::Status> + use<>,
-        >,
-    > {
-        let mut claims = claims("acme");
-        claims["scope"] = scope.into();
-        let token: MetadataValue<_> = format!("Bearer {}", self.key.token(&claims)).parse().unwrap();
-        let channel = Channel::from_shared(format!("http://{}", gateway.admin))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap();
-        AdminServiceClient::with_interceptor(channel, move |mut request: Request<()>| {
-            request.metadata_mut().insert("authorization", token.clone());
-            Ok(request)
-        })
-    }
-}
 
 async fn watchers(gateways: &[&Gateway]) -> Vec<Watcher> {
     let mut watchers = Vec::new();
@@ -317,10 +287,10 @@ async fn operators_see_what_is_away_and_refresh_what_is_near() {
     let client = gateway.client("acme").await;
     client.put(PARAMETER, "1").await.unwrap();
     assert!(gateway.logs("the sweep alone"), "{}", gateway.log());
-    let mut may_not = fleet.admin(&gateway, "read write share").await;
+    let mut may_not = gateway.admin_who_may("read write share").await;
     let denied = may_not.get_status(v1::GetStatusRequest {}).await;
     assert_eq!(why(denied), (Code::PermissionDenied, "PERMISSION_MISSING".to_owned()));
-    let mut admin = fleet.admin(&gateway, "admin").await;
+    let mut admin = gateway.admin().await;
     let status = admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
     let part = |name: &str| {
         status
@@ -399,7 +369,7 @@ async fn who_may_not_have_a_queue_serves_and_says_so_until_it_may() {
     let settings = with_queue(faults.endpoint(), "sweep = \"1s\"");
     let gateway = fleet.start(&settings);
     assert!(gateway.logs("PutRule"), "{}", gateway.log());
-    let mut admin = fleet.admin(&gateway, "admin").await;
+    let mut admin = gateway.admin().await;
     let mut told = async || {
         let status = admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
         let part = status.parts.into_iter().find(|part| part.name == "events:sqs").unwrap();

@@ -20,6 +20,8 @@ mod history;
 mod identity;
 mod isolation;
 mod keys;
+mod lifecycle;
+mod lifecycle_load;
 mod model;
 mod parameter_store;
 mod plugins;

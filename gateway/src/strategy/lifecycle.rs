@@ -11,11 +11,14 @@
 mod conformance;
 mod drift;
 mod kept;
+mod look;
 mod quarantine;
 mod records;
 pub(super) mod stages;
+mod start;
+mod way;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,26 +30,23 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::decide::Strategy;
 use super::engine::Engine;
-use super::memory::{Bags, KnownName, Memory};
+use super::memory::{KnownName, Memory};
 use super::registry::{NotServed, Registry, Snapshot, Standing};
 use super::source::Sources;
-use super::trial::{Condemned, Trial};
+use super::trial::Condemned;
 use super::version::{Identity, Version};
 use crate::backend::Catalog;
 use crate::cache::Cache;
 use crate::clock::{Clock, jittered};
 use crate::folder::FolderError;
-use crate::placement::{Place, Space};
 use crate::settings::{LimitSettings, OnFailure, Source, StrategySettings};
 use crate::status::Part;
 use crate::watch::Hub;
-use drift::Values;
-use kept::{Kept, KeptSet, KeptStrategy, KeptVersion};
+use kept::{Kept, KeptSet, KeptStrategy};
 use quarantine::Quarantine;
-use records::{Number, Records};
-use stages::{Backend, Rejected, Stage};
+use records::Records;
+use stages::{Backend, Rejected};
 
 pub use drift::Drift;
 pub use records::{Record, State};
@@ -388,7 +388,8 @@ impl Lifecycle {
             if let Some(slot) = self.slots().get_mut(&name) {
                 slot.quarantine.release(&identity);
                 if is_of_source {
-                    slot.seen = Some(Seen::settled(identity.clone()));
+                    // Whatever it was given besides: the source is not to be looked at again for that.
+                    slot.seen = Some(Seen::settled(Identity::new(identity.digest.clone(), &slot.settings)));
                 }
             }
             self.keep().await;
@@ -548,423 +549,6 @@ impl Lifecycle {
         self.keep().await;
     }
 
-    /// Looks at every source.
-    async fn look_everywhere(&self) {
-        let names: Vec<Arc<str>> = self.slots().keys().cloned().collect();
-        for name in names {
-            self.look_at(&name).await;
-        }
-    }
-
-    /// Looks at a source, and takes up what lies there if that is another version than when it was looked at before.
-    async fn look_at(&self, name: &Arc<str>) {
-        let follows = |slot: &&Slot| slot.mode == Mode::Follow;
-        let settings = self.slots().get(name).filter(follows).map(|slot| slot.settings.clone());
-        let Some(settings) = settings else { return };
-        let bytes = match self.sources.fetch(&settings).await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                tracing::warn!(strategy = &**name, source = %settings.source, %error, "a strategy's source cannot be looked at");
-                return;
-            }
-        };
-        let identity = Identity::new(stages::sha256(&bytes), &settings);
-        let now = self.made.clock.now();
-        {
-            let mut slots = self.slots();
-            let Some(slot) = slots.get_mut(name) else { return };
-            let is_settled = slot.seen.as_ref() == Some(&Seen::settled(identity.clone()));
-            if is_settled || slot.quarantine.holds(&identity, now) {
-                return;
-            }
-        }
-        let wish = Wish {
-            allow_moves: false,
-            validate_only: false,
-            generation: None,
-            by_itself: true,
-        };
-        let taken = self.take(name, bytes, &identity, settings, wish).await;
-        let settled = match &taken {
-            // With more names known it may pass.
-            Ok(Activated { record, drift }) => {
-                !matches!(record.state, State::Rejected(Stage::Shadowed, _)) || drift.is_covered()
-            }
-            Err(_) => false,
-        };
-        if let Some(slot) = self.slots().get_mut(name) {
-            slot.seen = Some(Seen {
-                version: identity,
-                settled,
-            });
-        }
-        self.keep().await;
-    }
-
-    /// Takes a component all the way.
-    async fn take(
-        &self,
-        name: &Arc<str>,
-        bytes: Vec<u8>,
-        identity: &Identity,
-        settings: StrategySettings,
-        wish: Wish,
-    ) -> Result<Activated, Undone> {
-        let _one_at_a_time = self.way.lock().await;
-        let before = self.registry.current();
-        let active = before.serving(name).cloned();
-        let generation = active.as_ref().map_or(0, |active| active.generation());
-        if wish.generation.is_some_and(|wished| wished != generation) {
-            return Err(Undone::Overtaken(generation));
-        }
-        if matches!(before.standing(name), Some(Standing::Not(_, NotServed::Disabled))) {
-            return Err(Undone::Disabled);
-        }
-        if active
-            .as_ref()
-            .is_some_and(|active| active.decides().identity == *identity)
-            && let Some(record) = self.records.active(name)
-        {
-            return Ok(Activated {
-                record,
-                drift: Drift::default(),
-            });
-        }
-        let number = self.records.begin(name, &identity.digest);
-        let version = match self.prepare(name, &settings, bytes, identity, &number).await {
-            Ok(version) => Arc::new(version),
-            Err(rejected) => return self.rejected(&number, rejected, Drift::default()),
-        };
-        let strategy = {
-            let mut slots = self.slots();
-            let (_, slot) = find(&mut slots, name)?;
-            let against = active
-                .as_ref()
-                .map(|active| (Arc::clone(active.decides()), wish.allow_moves));
-            self.strategy(version, slot, against)
-        };
-        let mut drift = Drift::default();
-        if active.is_some() {
-            let after = before
-                .next()
-                .with(Arc::clone(name), Standing::Serves(Arc::clone(&strategy)));
-            drift = self.drift(&before, &after).await;
-            if let Some(reason) = drift_refused(&drift).filter(|_| !wish.allow_moves) {
-                let rejected = Rejected {
-                    name: Arc::clone(name),
-                    stage: Stage::Shadowed,
-                    reason,
-                };
-                return self.rejected(&number, rejected, drift);
-            }
-        }
-        let record = self
-            .records
-            .change(&number, |record| record.state = State::Reached(Stage::Shadowed));
-        if wish.validate_only {
-            return record.map(|record| Activated { record, drift }).ok_or(Undone::Stopping);
-        }
-        let mut slots = self.slots();
-        let (_, slot) = find(&mut slots, name)?;
-        let current = self.registry.current();
-        let is_overtaken = match (current.serving(name), &active) {
-            (None, None) => slot.mode == Mode::Disabled,
-            (Some(now), Some(before)) => !Arc::ptr_eq(now, before),
-            _ => true,
-        };
-        if is_overtaken || (wish.by_itself && slot.mode != Mode::Follow) {
-            let generation = current.serving(name).map_or(0, |now| now.generation());
-            let reason = format!("it was overtaken by generation {generation}");
-            self.records
-                .change(&number, |record| record.state = State::Rejected(Stage::Active, reason));
-            return Err(Undone::Overtaken(generation));
-        }
-        if let Some(active) = &active {
-            slot.earlier.push(Arc::clone(active.decides()));
-            let too_many = slot.earlier.len().saturating_sub(EARLIER);
-            slot.earlier.drain(..too_many);
-        }
-        let record = self.commit(&current, &number, strategy).ok_or(Undone::Stopping)?;
-        Ok(Activated { record, drift })
-    }
-
-    /// It serves from here on.
-    fn commit(&self, current: &Snapshot, number: &Number, strategy: Arc<Strategy>) -> Option<Record> {
-        let next = current.next();
-        strategy.begins(next.generation());
-        let record = self.records.activated(number, &strategy, self.made.clock.now());
-        tracing::info!(
-            strategy = &**strategy.name(),
-            version = strategy.version(),
-            digest = strategy.digest(),
-            generation = strategy.generation(),
-            "a version of a strategy serves"
-        );
-        self.registry
-            .activate(next.with(Arc::clone(strategy.name()), Standing::Serves(strategy)));
-        record
-    }
-
-    fn rejected(&self, number: &Number, rejected: Rejected, drift: Drift) -> Result<Activated, Undone> {
-        let Rejected { name, stage, reason } = rejected;
-        tracing::error!(strategy = &*name, %stage, reason, "a version of a strategy is rejected; what served serves on");
-        let state = State::Rejected(stage, reason);
-        let record = self.records.change(number, |record| record.state = state);
-        record.map(|record| Activated { record, drift }).ok_or(Undone::Stopping)
-    }
-
-    async fn prepare(
-        &self,
-        name: &Arc<str>,
-        settings: &StrategySettings,
-        bytes: Vec<u8>,
-        identity: &Identity,
-        number: &Number,
-    ) -> Result<Version, Rejected> {
-        if let Some(kept) = self.kept.clone() {
-            let (digest, bytes) = (identity.digest.clone(), bytes.clone());
-            let kept = tokio::task::spawn_blocking(move || kept.keep_component(&digest, &bytes)).await;
-            if let Ok(Err(error)) = kept {
-                self.made
-                    .part
-                    .is_away(&format!("a component could not be kept: {error}"));
-            }
-        }
-        let (engine, catalog) = (&self.made.engine, &self.made.catalog);
-        let mut reached = stages::prepare(engine, name, settings, catalog, identity.clone(), bytes);
-        while let Some(stage) = reached.stage().await {
-            self.records
-                .change(number, |record| record.state = State::Reached(stage));
-        }
-        let version = reached.end().await?;
-        self.records.change(number, |record| {
-            record.version.clone_from(&version.semver);
-            record.tags.clone_from(&version.tags);
-        });
-        Ok(version)
-    }
-
-    fn strategy(&self, version: Arc<Version>, slot: &Slot, against: Option<(Arc<Version>, bool)>) -> Arc<Strategy> {
-        let trial = against.map(|(before, may_refuse)| {
-            Trial::new(before, &version.settings.rollback, may_refuse, self.condemn.clone())
-        });
-        Strategy::new(version, &self.made.limits, slot.last.clone(), trial).into()
-    }
-
-    async fn drift(&self, before: &Snapshot, after: &Snapshot) -> Drift {
-        let values = Values {
-            cache: &self.made.cache,
-            stores: &self.made.stores,
-        };
-        drift::compare(before, after, self.known_names(before), &values).await
-    }
-
-    /// Every name that is remembered, near or watched here, or was.
-    fn known_names(&self, snapshot: &Snapshot) -> Vec<KnownName> {
-        let remembered: Vec<KnownName> = snapshot
-            .strategies()
-            .flat_map(|strategy| strategy.known_names())
-            .collect();
-        let nameless = |place: &Place, verified| match place.name.range().space() {
-            Space::Shared => None,
-            Space::Tenant(tenant) => Some(KnownName {
-                tenant: tenant.clone(),
-                verified,
-                key: place.name.key(),
-                bags: Bags::default(),
-            }),
-        };
-        let watched = self.made.hub.known_places();
-        let watched = watched
-            .iter()
-            .filter_map(|(place, tenant)| nameless(place, Some(tenant.clone())));
-        let near = self.made.cache.places_of(None, &HashSet::new());
-        let near = near.iter().filter_map(|place| nameless(place, None));
-        let all = remembered
-            .into_iter()
-            .chain(self.names.iter().cloned())
-            .chain(watched)
-            .chain(near);
-        drift::each_once(all, NAMES)
-    }
-
-    /// What a strategy is at the start.
-    async fn begin(
-        &self,
-        name: &Arc<str>,
-        settings: &StrategySettings,
-        kept: KeptStrategy,
-        generation: u64,
-    ) -> (Standing, Slot) {
-        let fetched = self.sources.fetch(settings).await;
-        let held = fetched
-            .as_ref()
-            .ok()
-            .map(|bytes| Identity::new(stages::sha256(bytes), settings));
-        let was_active = kept.active.clone();
-        let mut slot = Slot::new(settings, kept, &self.made.limits);
-        let mut standing = None;
-        // What served before serves again, whatever the source holds by now: that is looked at like any other.
-        if let Some(active) = was_active {
-            match self.begin_again(name, settings, &slot, &active).await {
-                Ok(strategy) => {
-                    if held.as_ref() == Some(&active.version) {
-                        slot.seen = Some(Seen::settled(active.version));
-                    }
-                    standing = Some(Standing::Serves(strategy));
-                }
-                Err(problem) => {
-                    tracing::error!(
-                        strategy = &**name,
-                        problem,
-                        "what served before cannot serve again; the source decides"
-                    );
-                }
-            }
-        }
-        if standing.is_none() {
-            let first = match fetched {
-                Ok(bytes) => self.begin_anew(name, settings, &slot, bytes, generation).await,
-                Err(error) => Err(Rejected::unfetched(name, &settings.source, &error)),
-            };
-            if let Some(held) = held {
-                slot.seen = Some(Seen::settled(held));
-            }
-            standing = Some(match first {
-                Ok(strategy) => Standing::Serves(strategy),
-                Err(rejected) => {
-                    tracing::error!(strategy = &**name, stage = %rejected.stage, reason = rejected.reason,
-                        "a strategy is rejected; its tags fail");
-                    Standing::Not(settings.tags.clone(), NotServed::Rejected(rejected))
-                }
-            });
-        }
-        if slot.mode == Mode::Disabled {
-            if let Some(Standing::Serves(strategy)) = &standing {
-                slot.disabled = Some(Arc::clone(strategy.decides()));
-            }
-            self.records.left(name, &State::Draining);
-            standing = Some(Standing::Not(settings.tags.clone(), NotServed::Disabled));
-        }
-        let nothing = || Standing::Not(settings.tags.clone(), NotServed::Disabled);
-        (standing.unwrap_or_else(nothing), slot)
-    }
-
-    async fn begin_again(
-        &self,
-        name: &Arc<str>,
-        settings: &StrategySettings,
-        slot: &Slot,
-        active: &KeptVersion,
-    ) -> Result<Arc<Strategy>, String> {
-        let Some(kept) = &self.kept else {
-            return Err("nothing was kept".to_owned());
-        };
-        let bytes = kept
-            .component(&active.version.digest)
-            .map_err(|error| error.to_string())?;
-        let number = self.records.begin(name, &active.version.digest);
-        let settings = active.settings(settings);
-        let version = self.prepare(name, &settings, bytes, &active.version, &number).await;
-        let version = version.map_err(|rejected| {
-            let state = State::Rejected(rejected.stage, rejected.reason.clone());
-            self.records.change(&number, |record| record.state = state);
-            rejected.to_string()
-        })?;
-        let strategy = self.strategy(version.into(), slot, None);
-        strategy.begins(active.generation);
-        self.records.activated(&number, &strategy, active.activated);
-        Ok(strategy)
-    }
-
-    async fn begin_anew(
-        &self,
-        name: &Arc<str>,
-        settings: &StrategySettings,
-        slot: &Slot,
-        bytes: Vec<u8>,
-        generation: u64,
-    ) -> Result<Arc<Strategy>, Rejected> {
-        let identity = Identity::new(stages::sha256(&bytes), settings);
-        let number = self.records.begin(name, &identity.digest);
-        let version = self
-            .prepare(name, settings, bytes, &identity, &number)
-            .await
-            .inspect_err(|rejected| {
-                let state = State::Rejected(rejected.stage, rejected.reason.clone());
-                self.records.change(&number, |record| record.state = state);
-            })?;
-        let strategy = self.strategy(version.into(), slot, None);
-        strategy.begins(generation);
-        self.records.activated(&number, &strategy, self.made.clock.now());
-        tracing::info!(
-            strategy = &**name,
-            version = strategy.version(),
-            digest = strategy.digest(),
-            "a strategy serves"
-        );
-        Ok(strategy)
-    }
-
-    /// What is active outlives a restart.
-    async fn keep(&self) {
-        let Some(kept) = self.kept.clone() else { return };
-        let _one_at_a_time = self.keeping.lock().await;
-        let (set, others) = self.kept_set();
-        let keep = tokio::task::spawn_blocking(move || kept.keep_set(&set, &others)).await;
-        match keep {
-            Ok(Ok(())) => self.made.part.is_ready(""),
-            Ok(Err(error)) => self
-                .made
-                .part
-                .is_away(&format!("what is active could not be kept: {error}")),
-            Err(panic) => self
-                .made
-                .part
-                .is_away(&format!("what is active could not be kept: {panic}")),
-        }
-    }
-
-    fn kept_set(&self) -> (KeptSet, BTreeSet<String>) {
-        let slots = self.slots();
-        let current = self.registry.current();
-        let mut others = BTreeSet::new();
-        let strategies = slots.iter().map(|(name, slot)| {
-            let version = current.serving(name).map(|serving| Arc::clone(serving.decides()));
-            let version = version.or_else(|| slot.disabled.clone());
-            others.extend(slot.earlier.iter().map(|version| version.identity.digest.clone()));
-            let record = self.records.active(name);
-            let kept = KeptStrategy {
-                mode: slot.mode,
-                active: version.map(|version| {
-                    let generation = record.as_ref().map_or(1, |record| record.generation);
-                    let activated = record.and_then(|record| record.activated);
-                    let activated = activated.unwrap_or_else(|| self.made.clock.now());
-                    KeptVersion::new(version.identity.clone(), &version.settings, generation, activated)
-                }),
-                seen: slot.seen.clone(),
-                quarantine: slot.quarantine.clone(),
-            };
-            (name.to_string(), kept)
-        });
-        let set = KeptSet {
-            strategies: strategies.collect(),
-            generation: current.generation(),
-        };
-        (set, others)
-    }
-
-    async fn keep_names(&self) {
-        let Some(kept) = self.kept.clone() else { return };
-        let names = self.known_names(&self.registry.current());
-        let keep = tokio::task::spawn_blocking(move || kept.keep_names(names)).await;
-        if let Ok(Err(error)) = keep {
-            self.made
-                .part
-                .is_away(&format!("the names that are known could not be kept: {error}"));
-        }
-    }
-
     fn slots(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Slot>> {
         // Each change of it is one step.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
@@ -1008,27 +592,5 @@ fn memory_of_all(
         OnFailure::LastDecision => {
             Some(before.unwrap_or_else(|| Memory::new(limits.tenants, limits.decisions.0, 1).into()))
         }
-    }
-}
-
-fn drift_refused(drift: &Drift) -> Option<String> {
-    let Drift {
-        known, judged, moved, ..
-    } = drift;
-    if *moved > 0 {
-        Some(format!(
-            "{moved} of {known} known keys would not be found any more, or another value in their place: allow_moves accepts that"
-        ))
-    } else if *known == 0 {
-        Some(
-            "no key that it would decide is known here yet, so nothing can be compared: allow_moves does without"
-                .to_owned(),
-        )
-    } else if !drift.is_covered() {
-        Some(format!(
-            "only {judged} of {known} known keys could be compared: allow_moves does without the others"
-        ))
-    } else {
-        None
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! `{ "<tenant>": { "<layer>": { home, former, defaults, hidden } } }`, where the layer is the dimension `layer` of the
 //! context, or empty. A placement is `[backend, namespace]`, or `[backend, namespace, "shared"]`. All are enumerated but
-//! the `hidden` one.
+//! the `hidden` one. Names that are among its `traps` or `refuses` are not decided, and each decision takes `spins` rounds.
 
 #![cfg(target_arch = "wasm32")]
 #![allow(missing_docs, unsafe_code, reason = "a guest is generated code around a table")]
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::hint::black_box;
 
 use serde::Deserialize;
 
@@ -32,6 +33,12 @@ struct Layer {
     defaults: Vec<Place>,
     #[serde(default)]
     hidden: Vec<Place>,
+    #[serde(default)]
+    traps: Vec<String>,
+    #[serde(default)]
+    refuses: Vec<String>,
+    #[serde(default)]
+    spins: u64,
 }
 
 type Script = BTreeMap<String, BTreeMap<String, Layer>>;
@@ -79,6 +86,15 @@ impl lifecycle::Guest for Scripted {
 impl router::Guest for Scripted {
     fn decide(request: Request) -> Result<Decision, Refusal> {
         let layer = layer(&request)?;
+        if layer.traps.contains(&request.name) {
+            core::arch::wasm32::unreachable();
+        }
+        if layer.refuses.contains(&request.name) {
+            return Err(Refusal::Unplaced("so it is written".to_owned()));
+        }
+        for round in 0..layer.spins {
+            black_box(round);
+        }
         let places = |places: &[Place]| places.iter().map(placement).collect();
         Ok(Decision {
             home: placement(&layer.home),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::quarantine::Quarantine;
 use super::stages::sha256;
-use super::{Mode, Seen};
+use super::{Lifecycle, Mode, Seen};
 use crate::folder::{FolderError, PrivateFolder};
 use crate::settings::StrategySettings;
 use crate::strategy::memory::{Bags, KnownName};
@@ -188,6 +189,67 @@ impl KeptVersion {
         settings.backends.retain(|backend| self.backends.contains(backend));
         settings.shared_scope &= self.shared_scope;
         settings
+    }
+}
+
+impl Lifecycle {
+    /// What is active outlives a restart.
+    pub(super) async fn keep(&self) {
+        let Some(kept) = self.kept.clone() else { return };
+        let _one_at_a_time = self.keeping.lock().await;
+        let (set, others) = self.kept_set();
+        let keep = tokio::task::spawn_blocking(move || kept.keep_set(&set, &others)).await;
+        match keep {
+            Ok(Ok(())) => self.made.part.is_ready(""),
+            Ok(Err(error)) => self
+                .made
+                .part
+                .is_away(&format!("what is active could not be kept: {error}")),
+            Err(panic) => self
+                .made
+                .part
+                .is_away(&format!("what is active could not be kept: {panic}")),
+        }
+    }
+
+    pub(super) fn kept_set(&self) -> (KeptSet, BTreeSet<String>) {
+        let slots = self.slots();
+        let current = self.registry.current();
+        let mut others = BTreeSet::new();
+        let strategies = slots.iter().map(|(name, slot)| {
+            let version = current.serving(name).map(|serving| Arc::clone(serving.decides()));
+            let version = version.or_else(|| slot.disabled.clone());
+            others.extend(slot.earlier.iter().map(|version| version.identity.digest.clone()));
+            let record = self.records.active(name);
+            let kept = KeptStrategy {
+                mode: slot.mode,
+                active: version.map(|version| {
+                    let generation = record.as_ref().map_or(1, |record| record.generation);
+                    let activated = record.and_then(|record| record.activated);
+                    let activated = activated.unwrap_or_else(|| self.made.clock.now());
+                    KeptVersion::new(version.identity.clone(), &version.settings, generation, activated)
+                }),
+                seen: slot.seen.clone(),
+                quarantine: slot.quarantine.clone(),
+            };
+            (name.to_string(), kept)
+        });
+        let set = KeptSet {
+            strategies: strategies.collect(),
+            generation: current.generation(),
+        };
+        (set, others)
+    }
+
+    pub(super) async fn keep_names(&self) {
+        let Some(kept) = self.kept.clone() else { return };
+        let names = self.known_names(&self.registry.current());
+        let keep = tokio::task::spawn_blocking(move || kept.keep_names(names)).await;
+        if let Ok(Err(error)) = keep {
+            self.made
+                .part
+                .is_away(&format!("the names that are known could not be kept: {error}"));
+        }
     }
 }
 
