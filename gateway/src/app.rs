@@ -2,6 +2,7 @@
 //! then open, load and serve.
 
 mod events;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use prometheus_client::registry::Registry as Metrics;
 use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
@@ -31,13 +33,18 @@ use crate::server::{Admin, Administration, Readiness, Services, serve_admin, ser
 use crate::settings::{
     BackendKind, BackendSettings, CacheSettings, IdentitySettings, KeyFile, Listen, Settings, Source,
 };
-use crate::status::Parts;
+use crate::status::{Part, Parts};
 use crate::strategy::{self, Engine, Lifecycle, Made, Registry};
 use crate::watch::Hub;
 use events::{Events, Replica};
 
+pub use reload::Reload;
+
 /// Shortest secret that page tokens are sealed with, in bytes.
 const PAGE_TOKEN_KEY_BYTES: usize = 32;
+
+/// Strategies of which the others are yet to be told. One more is found by their own look.
+const PUBLISHED: usize = 16;
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +121,8 @@ pub struct App {
     events: Events,
     administration: Administration,
     snapshot: Option<Snapshot>,
+    /// How the settings do.
+    read: Part,
 }
 
 impl App {
@@ -136,6 +145,8 @@ impl App {
         let cache = cache(&settings);
         let snapshot = snapshot(&settings, &cache, &clock)?;
         let hub = Hub::new(Arc::clone(&cache));
+        let look = Arc::new(Notify::new());
+        let (publish, published) = mpsc::channel(PUBLISHED);
         let made = Made {
             engine: engine()?,
             catalog: strategy_catalog(&settings),
@@ -145,6 +156,8 @@ impl App {
             limits: settings.limits.clone(),
             clock: clock.clone(),
             part: parts.part("state", true, ""),
+            look: Arc::clone(&look),
+            publish,
         };
         let state = settings.server.state();
         let lifecycle = Lifecycle::open(made, &settings.strategies, state).await;
@@ -154,6 +167,7 @@ impl App {
             error,
         })?;
         let registry = Arc::clone(lifecycle.registry());
+        let read = parts.part("settings", true, "");
         let replica: Arc<str> = Ulid::from_datetime(clock.now()).to_string().into();
         let made_of = Replica {
             name: Arc::clone(&replica),
@@ -162,9 +176,10 @@ impl App {
             cache: &cache,
             hub: &hub,
             parts: &parts,
+            strategies: &look,
             clock: &clock,
         };
-        let events = Events::open(&made_of).await?;
+        let events = Events::open(&made_of, published).await?;
         let admins = Identity::new(&admins(&settings.identity), Arc::clone(&keys), clock.clone());
         let configs = Arc::new(Configs::new(
             Arc::clone(&registry),
@@ -199,6 +214,7 @@ impl App {
             events,
             administration,
             snapshot,
+            read,
         })
     }
 
@@ -212,7 +228,8 @@ impl App {
     }
 
     /// Serves until `stop`, and then until what is under way is done, or `server.drain` is over.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
+    /// `reload` says where settings are to be read again meanwhile.
+    pub async fn run(self, stop: CancellationToken, reload: Option<Reload>) -> Result<(), StartError> {
         let ops_address = self
             .ops_address()
             .map(|address| address.to_string())
@@ -233,6 +250,10 @@ impl App {
         hub.metrics().register(&mut metrics);
         self.events.register(&mut metrics);
         let events = self.events.run(stop.clone());
+        let reloading = reload.map(|reload| {
+            let lifecycle = Arc::clone(&self.lifecycle);
+            tokio::spawn(reload.run(self.settings.clone(), lifecycle, self.read))
+        });
         let lifecycle = tokio::spawn(self.lifecycle.run(stop.clone()));
         let ops = self
             .ops
@@ -282,6 +303,9 @@ impl App {
         };
         refresher.abort();
         telling.abort();
+        if let Some(reloading) = reloading {
+            reloading.abort();
+        }
         over.cancel();
         events.finish(last).await;
         _ = timeout(last, lifecycle).await;

@@ -18,7 +18,7 @@ mod sweep;
 pub use dispatch::Dispatch;
 pub use envelope::Unreadable;
 pub use metrics::EventMetrics;
-pub use publish::Publisher;
+pub use publish::{Published, Publisher};
 pub use queue::Queues;
 pub use receive::Receiver;
 pub use source::{Queue, Source};

@@ -22,4 +22,5 @@ pub mod status;
 pub mod strategy;
 pub mod telemetry;
 pub mod watch;
+mod watched_files;
 pub mod wit;

@@ -25,7 +25,7 @@ pub use component::RefusedComponent;
 pub use decide::Strategy;
 pub use engine::Engine;
 pub use lifecycle::stages::{Backend, Rejected, Stage};
-pub use lifecycle::{Activated, Activation, Drift, From, Lifecycle, Made, Mode, Published, Record, State, Undone};
+pub use lifecycle::{Activated, Activation, Drift, From, Lifecycle, Made, Mode, Record, State, Undone};
 pub use limits::CallError;
 pub use registry::{NotServed, Registry, Snapshot};
 

@@ -4,22 +4,47 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::settings::{LogFormat, TelemetrySettings};
+
+/// This process's logs.
+pub struct Logs(Box<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl Logs {
+    /// From here on what `telemetry.log` lets pass is logged.
+    ///
+    /// # Errors
+    /// When it is no filter. Settings with such a one do not resolve.
+    pub fn filter(&self, settings: &TelemetrySettings) -> Result<(), ParseError> {
+        (self.0)(EnvFilter::try_new(&settings.log)?);
+        Ok(())
+    }
+}
 
 /// Sends this process's logs where the settings say, from here on. Once a process.
 ///
 /// # Errors
 /// When `telemetry.log` is no filter. Settings with such a one do not resolve.
-pub fn init(settings: &TelemetrySettings) -> Result<(), ParseError> {
+pub fn init(settings: &TelemetrySettings) -> Result<Logs, ParseError> {
     let filter = EnvFilter::try_new(&settings.log)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match settings.format {
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-        LogFormat::Text => lines.init(),
-    }
-    Ok(())
+    Ok(match settings.format {
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.finish().init();
+            // It is there as long as the process is.
+            Logs(Box::new(move |filter| _ = handle.reload(filter)))
+        }
+        LogFormat::Text => {
+            let lines = lines.with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.finish().init();
+            Logs(Box::new(move |filter| _ = handle.reload(filter)))
+        }
+    })
 }

@@ -27,9 +27,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A folder with a scripted strategy and everything that a gateway needs.
 pub(crate) struct World {
-    folder: Arc<TempDir>,
-    key: Arc<Key>,
-    more: String,
+    pub(crate) folder: Arc<TempDir>,
+    pub(crate) key: Arc<Key>,
+    pub(crate) more: String,
 }
 
 impl World {
@@ -100,7 +100,7 @@ backends = ["a", "b"]
         Gateway::start_in(Arc::clone(&self.folder), Arc::clone(&self.key), &self.settings(script))
     }
 
-    fn put(&self, component: &[u8]) {
+    pub(crate) fn put(&self, component: &[u8]) {
         // As tools do: beside it, and then in its place.
         let new = self.folder.path().join("new.wasm");
         fs::write(&new, component).unwrap();
@@ -125,7 +125,7 @@ pub(crate) fn both(layer: &Value) -> Value {
     json!({ "acme": { "": layer }, "globex": { "": layer } })
 }
 
-fn home(backend: &str) -> Value {
+pub(crate) fn home(backend: &str) -> Value {
     both(&json!({ "home": [backend, ""] }))
 }
 
@@ -145,7 +145,7 @@ pub(crate) async fn explained(client: &Client, key: &str) -> v1::ExplainRouteRes
     client.grpc.clone().explain_route(request).await.unwrap().into_inner()
 }
 
-async fn taken(admin: &mut Admin, request: v1::ActivateStrategyRequest) -> v1::ActivateStrategyResponse {
+pub(crate) async fn taken(admin: &mut Admin, request: v1::ActivateStrategyRequest) -> v1::ActivateStrategyResponse {
     let answer = admin.activate_strategy(request).await.unwrap().into_inner();
     let strategy = answer.strategy.as_ref().unwrap();
     assert_eq!(strategy.state(), State::Active, "{strategy:?}");
@@ -164,12 +164,12 @@ async fn not_taken(
     answer
 }
 
-async fn versions(admin: &mut Admin) -> Vec<v1::Strategy> {
+pub(crate) async fn versions(admin: &mut Admin) -> Vec<v1::Strategy> {
     let listed = admin.list_strategies(v1::ListStrategiesRequest {}).await.unwrap();
     listed.into_inner().strategies
 }
 
-async fn active(admin: &mut Admin) -> v1::Strategy {
+pub(crate) async fn active(admin: &mut Admin) -> v1::Strategy {
     let versions = versions(admin).await;
     let mut active = versions.into_iter().filter(|version| version.state() == State::Active);
     let first = active.next().expect("one serves");
@@ -178,7 +178,7 @@ async fn active(admin: &mut Admin) -> v1::Strategy {
 }
 
 /// Waits until the active version is as wished.
-async fn becomes(admin: &mut Admin, what: &str, is_so: impl Fn(&v1::Strategy) -> bool) -> v1::Strategy {
+pub(crate) async fn becomes(admin: &mut Admin, what: &str, is_so: impl Fn(&v1::Strategy) -> bool) -> v1::Strategy {
     let waited = timeout(PATIENCE, async {
         loop {
             let active = active(admin).await;

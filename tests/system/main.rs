@@ -22,6 +22,7 @@ mod isolation;
 mod keys;
 mod lifecycle;
 mod lifecycle_load;
+mod lifecycle_sources;
 mod model;
 mod parameter_store;
 mod plugins;

@@ -1,11 +1,13 @@
 //! What hears of others' changes and tells them of ours, put together.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_eventbridge::Client as EventBridge;
 use aws_sdk_sqs::Client as Sqs;
 use prometheus_client::registry::Registry as Metrics;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +16,7 @@ use super::StartError;
 use crate::backend::{AwsSettings, Catalog};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::event::{Dispatch, EventMetrics, Publisher, Queue, Queues, Receiver, Source, Stores, Sweep};
+use crate::event::{Dispatch, EventMetrics, Published, Publisher, Queue, Queues, Receiver, Source, Stores, Sweep};
 use crate::settings::{self, EventsKind, EventsSettings, Settings};
 use crate::status::Parts;
 use crate::watch::Hub;
@@ -30,6 +32,8 @@ pub(super) struct Replica<'r> {
     pub(super) cache: &'r Arc<Cache>,
     pub(super) hub: &'r Arc<Hub>,
     pub(super) parts: &'r Parts,
+    /// Who looks at the sources of strategies.
+    pub(super) strategies: &'r Arc<Notify>,
     pub(super) clock: &'r Clock,
 }
 
@@ -54,7 +58,7 @@ pub(super) struct Running {
 
 impl Events {
     /// Prepares it. Nobody is asked yet.
-    pub(super) async fn open(replica: &Replica<'_>) -> Result<Self, StartError> {
+    pub(super) async fn open(replica: &Replica<'_>, published: mpsc::Receiver<Published>) -> Result<Self, StartError> {
         let Replica {
             settings,
             catalog,
@@ -76,6 +80,7 @@ impl Events {
             Arc::clone(&replica.name),
             catalog.clone(),
             Arc::clone(cache),
+            Arc::clone(replica.strategies),
             metrics.clone(),
         ));
         let mut opened = Self {
@@ -87,12 +92,16 @@ impl Events {
         };
         match events.kind {
             EventsKind::None => {}
-            EventsKind::Sqs => opened.open_sqs(replica).await?,
+            EventsKind::Sqs => opened.open_sqs(replica, published).await?,
         }
         Ok(opened)
     }
 
-    async fn open_sqs(&mut self, replica: &Replica<'_>) -> Result<(), StartError> {
+    async fn open_sqs(
+        &mut self,
+        replica: &Replica<'_>,
+        published: mpsc::Receiver<Published>,
+    ) -> Result<(), StartError> {
         let Replica {
             settings, cache, hub, ..
         } = *replica;
@@ -109,6 +118,7 @@ impl Events {
                 bridge.clone(),
                 events.bus().to_owned(),
                 stores.roots().map(str::to_owned),
+                buckets(settings),
                 replica.clock.clone(),
             )),
         };
@@ -130,6 +140,7 @@ impl Events {
             events.bus().to_owned(),
             Arc::clone(&replica.name),
             Arc::clone(cache),
+            published,
             self.metrics.clone(),
         );
         Ok(())
@@ -181,6 +192,13 @@ impl Running {
         // What is left untold others' sweeps find, and what is left behind they reap.
         _ = timeout(within, finish).await;
     }
+}
+
+/// Where components of strategies are.
+fn buckets(settings: &Settings) -> impl Iterator<Item = String> {
+    let sources = settings.strategies.values().map(|strategy| &strategy.source);
+    let buckets: BTreeSet<String> = sources.filter_map(|source| Some(source.s3()?.0.to_owned())).collect();
+    buckets.into_iter()
 }
 
 fn at_aws(events: &EventsSettings) -> AwsSettings {

@@ -8,11 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use tagway::app::App;
+use tagway::app::{App, Reload};
 use tagway::clock::Clock;
 use tagway::identity::development::{Claims, DevelopmentKey};
 use tagway::settings::{Permission, Settings, development};
-use tagway::{shutdown, telemetry};
+use tagway::shutdown::{self, Asked};
+use tagway::telemetry::{self, Logs};
 
 use super::failure::Failure;
 
@@ -45,7 +46,11 @@ impl Serve {
                 .map_err(|error| Failure::Failed(format!("{}: {error}", self.data.display())))?;
             (development::development(&self.data, super::variables()?)?, Some(key))
         };
-        telemetry::init(&settings.telemetry).map_err(|error| Failure::Usage(error.to_string()))?;
+        let logs = telemetry::init(&settings.telemetry).map_err(|error| Failure::Usage(error.to_string()))?;
+        let file = match self.config {
+            Some(file) => Some((file, super::variables()?)),
+            None => None,
+        };
         // Never one thread alone: a strategy's call holds one while it runs.
         let threads = thread::available_parallelism().map_or(2, NonZero::get).max(2);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -53,21 +58,33 @@ impl Serve {
             .enable_all()
             .build()?;
         let drain = settings.server.drain;
-        let served = runtime.block_on(serve(settings, key.as_ref().map(|key| (key, self.data.as_path()))));
+        let development = key.as_ref().map(|key| (key, self.data.as_path()));
+        let served = runtime.block_on(serve(settings, file, logs, development));
         // A thread that still compiles or syncs does not keep the process.
         runtime.shutdown_timeout(drain / 20);
         served
     }
 }
 
-async fn serve(settings: Settings, development: Option<(&DevelopmentKey, &Path)>) -> Result<(), Failure> {
-    let stop = shutdown::on_signal()?;
+async fn serve(
+    settings: Settings,
+    file: Option<(PathBuf, Vec<(String, String)>)>,
+    logs: Logs,
+    development: Option<(&DevelopmentKey, &Path)>,
+) -> Result<(), Failure> {
+    let Asked { stop, reload } = shutdown::on_signal()?;
     let app = App::build(settings).await?;
     let address = app.address()?;
     if let Some((key, data)) = development {
         greet(key, data, &address.to_string())?;
     }
-    Ok(app.run(stop).await?)
+    let reload = file.map(|(file, variables)| Reload {
+        file,
+        variables,
+        asked: reload,
+        logs,
+    });
+    Ok(app.run(stop, reload).await?)
 }
 
 /// What to type next.

@@ -30,6 +30,8 @@ pub struct Dispatch {
     replica: Arc<str>,
     catalog: Catalog,
     cache: Arc<Cache>,
+    /// Who looks at the sources of strategies.
+    strategies: Arc<Notify>,
     metrics: EventMetrics,
     paced: Mutex<Paced>,
     wake: Notify,
@@ -45,10 +47,19 @@ struct Paced {
 }
 
 impl Dispatch {
-    /// For the replica of that name, of what `stores` hold and `cache` knows.
+    /// For the replica of that name, of what `stores` hold and `cache` knows; `strategies` is told that their sources may have
+    /// changed.
     #[must_use]
-    pub fn new(stores: Stores, replica: Arc<str>, catalog: Catalog, cache: Arc<Cache>, metrics: EventMetrics) -> Self {
+    pub fn new(
+        stores: Stores,
+        replica: Arc<str>,
+        catalog: Catalog,
+        cache: Arc<Cache>,
+        strategies: Arc<Notify>,
+        metrics: EventMetrics,
+    ) -> Self {
         Self {
+            strategies,
             stores,
             replica,
             catalog,
@@ -81,7 +92,10 @@ impl Dispatch {
                     }
                 }
             }
-            Ok(Told::Strategy) => self.metrics.received("strategy"),
+            Ok(Told::Strategy) => {
+                self.metrics.received("strategy");
+                self.strategies.notify_one();
+            }
             Ok(Told::Nothing) => self.metrics.received("nothing"),
             Err(unreadable) => {
                 self.metrics.received("unreadable");
@@ -202,7 +216,14 @@ mod tests {
             let cache = Cache::new(1 << 20, policy, policy);
             let catalog = Catalog::new(BTreeMap::from([("hot".into(), Arc::clone(&backend))]));
             let metrics = EventMetrics::default();
-            let dispatch = Dispatch::new(stores(), "this".into(), catalog, Arc::clone(&cache), metrics);
+            let dispatch = Dispatch::new(
+                stores(),
+                "this".into(),
+                catalog,
+                Arc::clone(&cache),
+                Arc::default(),
+                metrics,
+            );
             let dispatch = Arc::new(dispatch);
             let running = Arc::clone(&dispatch);
             tokio::spawn(async move { running.run().await });

@@ -14,7 +14,7 @@ use crate::placement::Place;
 
 /// The types of what we publish.
 pub(super) const CONFIG_CHANGED: &str = "ConfigChanged";
-const STRATEGY_PUBLISHED: &str = "StrategyPublished";
+pub(super) const STRATEGY_PUBLISHED: &str = "StrategyPublished";
 
 /// What a message tells.
 #[derive(Debug, PartialEq, Eq)]

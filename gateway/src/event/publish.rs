@@ -8,11 +8,13 @@ use std::time::Duration;
 use aws_sdk_eventbridge::Client;
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 use futures_util::{StreamExt as _, stream};
+use serde_json::json;
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::SOURCE;
-use super::envelope::{CONFIG_CHANGED, ConfigChanged};
+use super::envelope::{CONFIG_CHANGED, ConfigChanged, STRATEGY_PUBLISHED};
 use super::metrics::EventMetrics;
 use crate::backend::describe_failure;
 use crate::cache::{Cache, Changes, Taken};
@@ -27,6 +29,15 @@ const CALLS: usize = 8;
 const ATTEMPTS: usize = 5;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// A strategy became active out of its configured source because an operator said so: the other replicas are to look there too.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The operator's name for it.
+    pub name: Arc<str>,
+    /// `sha256:<hex>` of the component. Others believe their source, and not this.
+    pub digest: String,
+}
+
 /// Publishes what is written here.
 pub struct Publisher {
     client: Client,
@@ -34,17 +45,19 @@ pub struct Publisher {
     replica: Arc<str>,
     cache: Arc<Cache>,
     written: Arc<Changes>,
+    strategies: mpsc::Receiver<Published>,
     metrics: EventMetrics,
 }
 
 impl Publisher {
-    /// Of what `cache` writes, as `replica`. None: it was made to tell nobody.
+    /// Of what `cache` writes and which `strategies` are published, as `replica`. None: it was made to tell nobody.
     #[must_use]
     pub fn new(
         client: Client,
         bus: String,
         replica: Arc<str>,
         cache: Arc<Cache>,
+        strategies: mpsc::Receiver<Published>,
         metrics: EventMetrics,
     ) -> Option<Self> {
         let written = Arc::clone(cache.written()?);
@@ -54,14 +67,19 @@ impl Publisher {
             replica,
             cache,
             written,
+            strategies,
             metrics,
         })
     }
 
     /// Publishes until `stop`, and then what waits.
-    pub async fn run(&self, stop: CancellationToken) {
-        while let Some(taken) = stop.run_until_cancelled(self.written.take()).await {
-            self.publish(taken).await;
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                taken = self.written.take() => self.publish(taken).await,
+                Some(published) = self.strategies.recv() => self.put(vec![self.strategy(&published)]).await,
+            }
         }
         if let Some(taken) = self.written.take_now() {
             self.publish(taken).await;
@@ -112,6 +130,17 @@ impl Publisher {
             "writes could not be published; the other replicas' sweeps find them"
         );
         self.metrics.published("failed", events.len());
+    }
+
+    fn strategy(&self, published: &Published) -> PutEventsRequestEntry {
+        let Published { name, digest } = published;
+        let detail = json!({ "name": name, "digest": digest, "replica": self.replica });
+        PutEventsRequestEntry::builder()
+            .source(SOURCE)
+            .detail_type(STRATEGY_PUBLISHED)
+            .event_bus_name(&self.bus)
+            .detail(detail.to_string())
+            .build()
     }
 
     fn event(&self, place: &Place) -> PutEventsRequestEntry {

@@ -47,6 +47,8 @@ pub struct Queues {
     bus: String,
     /// What the names of parameters begin with that are of interest.
     roots: Arc<[String]>,
+    /// Buckets with components of strategies.
+    buckets: Arc<[String]>,
     clock: Clock,
 }
 
@@ -66,9 +68,18 @@ pub(super) struct Failed {
 }
 
 impl Queues {
-    /// Of events that our own gateways and pipes put on `bus`, and of those of parameters below `roots`.
-    pub fn new(sqs: Sqs, events: EventBridge, bus: String, roots: impl Iterator<Item = String>, clock: Clock) -> Self {
+    /// Of events that our own gateways and pipes put on `bus`, of those of parameters below `roots`, and of new objects in
+    /// `buckets`.
+    pub fn new(
+        sqs: Sqs,
+        events: EventBridge,
+        bus: String,
+        roots: impl Iterator<Item = String>,
+        buckets: impl Iterator<Item = String>,
+        clock: Clock,
+    ) -> Self {
         Self {
+            buckets: buckets.collect(),
             sqs,
             events,
             bus,
@@ -112,8 +123,8 @@ impl Queues {
             .cloned()
             .unwrap_or_default();
         let mut rules = vec![(self.bus.as_str(), rule(&own.id, "bus"), ours())];
-        if !self.roots.is_empty() {
-            rules.push((DEFAULT_BUS, rule(&own.id, "aws"), self.parameters()));
+        if self.hears_of_aws() {
+            rules.push((DEFAULT_BUS, rule(&own.id, "aws"), self.of_aws()));
         }
         let mut sources = Vec::new();
         for (bus, name, pattern) in &rules {
@@ -160,14 +171,28 @@ impl Queues {
         Ok(())
     }
 
-    /// What Parameter Store tells of the parameters of interest, in two kinds of events that name them differently.
-    fn parameters(&self) -> String {
+    fn hears_of_aws(&self) -> bool {
+        !self.roots.is_empty() || !self.buckets.is_empty()
+    }
+
+    /// What Parameter Store tells of the parameters of interest, in two kinds of events that name them differently; and S3 of what
+    /// is put into the buckets, where they are set to tell.
+    fn of_aws(&self) -> String {
         let below: Vec<_> = self.roots.iter().map(|root| json!({ "prefix": root })).collect();
-        let pattern = json!({
-            "source": ["aws.ssm"],
-            "detail-type": ["Parameter Store Change", "Parameter Store Policy Action"],
-            "detail": { "$or": [{ "name": below }, { "parameter-name": below }] },
-        });
+        let (mut kinds, mut any) = (Vec::new(), Vec::new());
+        if !below.is_empty() {
+            kinds.extend(["Parameter Store Change", "Parameter Store Policy Action"]);
+            any.extend([json!({ "name": below }), json!({ "parameter-name": below })]);
+        }
+        if !self.buckets.is_empty() {
+            kinds.push("Object Created");
+            any.push(json!({ "bucket": { "name": self.buckets } }));
+        }
+        let detail = match <[_; 1]>::try_from(any) {
+            Ok([only]) => only,
+            Err(any) => json!({ "$or": any }),
+        };
+        let pattern = json!({ "source": ["aws.ssm", "aws.s3"], "detail-type": kinds, "detail": detail });
         pattern.to_string()
     }
 
@@ -193,11 +218,11 @@ impl Queues {
 
     async fn remove_rules(&self, id: &str, bus: &str) -> Result<(), Failed> {
         let ours = self.remove_rule(bus, &rule(id, "bus")).await;
-        if self.roots.is_empty() {
+        if !self.hears_of_aws() {
             return ours;
         }
-        let parameters = self.remove_rule(DEFAULT_BUS, &rule(id, "aws")).await;
-        ours.and(parameters)
+        let of_aws = self.remove_rule(DEFAULT_BUS, &rule(id, "aws")).await;
+        ours.and(of_aws)
     }
 
     async fn remove_rule(&self, bus: &str, rule: &str) -> Result<(), Failed> {

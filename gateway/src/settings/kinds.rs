@@ -178,6 +178,17 @@ pub enum Source {
     S3(String),
 }
 
+impl Source {
+    /// Bucket and key of an object in S3.
+    #[must_use]
+    pub fn s3(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::S3(url) => url.strip_prefix("s3://")?.split_once('/'),
+            _ => None,
+        }
+    }
+}
+
 impl FromStr for Source {
     type Err = String;
 

@@ -429,14 +429,43 @@ impl Check<'_, '_> {
                 "the built-in strategy is builtin:tag-prefix",
             ),
             Source::File(_) => {}
-            Source::S3(_) | Source::Url(_) => {
+            source @ Source::S3(_) => {
+                let object = source.s3();
+                self.require(
+                    object.is_some_and(|(bucket, object)| is_bucket(bucket) && (1..=1024).contains(&object.len())),
+                    &key("source"),
+                    "s3://BUCKET/KEY, a bucket of 3 to 63 of [a-z0-9.-] and a key of 1 to 1024 bytes",
+                );
+                self.require(
+                    strategy.digest.is_some() || strategy.unpinned,
+                    &key("digest"),
+                    "whoever may write to the bucket could replace the component: sha256:..., or unpinned = true",
+                );
+            }
+            Source::Url(_) => {
                 self.require(
                     false,
                     &key("source"),
-                    "not built yet: use file:... or builtin:tag-prefix",
+                    "a component is fetched from file:..., s3://... or builtin:tag-prefix",
                 );
             }
         }
+        if !matches!(strategy.source, Source::S3(_)) {
+            for (name, is_said) in [
+                ("region", strategy.region.is_some()),
+                ("endpoint_url", strategy.endpoint_url.is_some()),
+                ("unpinned", strategy.unpinned),
+            ] {
+                self.require(!is_said, &key(name), "is for a source in S3: leave it out");
+            }
+        }
+        self.require(
+            strategy.endpoint_url.as_deref().is_none_or(is_confidential),
+            &key("endpoint_url"),
+            "https://, or http:// on loopback",
+        );
+        self.longer_than_nothing(&key("rollback.window"), strategy.rollback.window);
+        self.not_for_ever(&key("rollback.window"), strategy.rollback.window);
         if let Some(digest) = &strategy.digest {
             let hex = digest.strip_prefix("sha256:").unwrap_or_default();
             self.require(
@@ -510,6 +539,14 @@ fn is_bus(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"_./-".contains(&byte))
+}
+
+/// Amazon S3 user guide, "General purpose bucket naming rules".
+fn is_bucket(name: &str) -> bool {
+    (3..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte))
 }
 
 /// Amazon's DynamoDB developer guide, "Naming rules".

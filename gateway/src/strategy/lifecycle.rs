@@ -19,14 +19,15 @@ mod start;
 mod way;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use notify::RecommendedWatcher;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -39,10 +40,12 @@ use super::version::{Identity, Version};
 use crate::backend::Catalog;
 use crate::cache::Cache;
 use crate::clock::{Clock, jittered};
+use crate::event::Published;
 use crate::folder::FolderError;
 use crate::settings::{LimitSettings, OnFailure, Source, StrategySettings};
 use crate::status::Part;
 use crate::watch::Hub;
+use crate::watched_files;
 use kept::{Kept, KeptSet, KeptStrategy};
 use quarantine::Quarantine;
 use records::Records;
@@ -101,6 +104,10 @@ pub struct Made {
     pub clock: Clock,
     /// How the keeping does.
     pub part: Part,
+    /// Told that a source may have changed.
+    pub look: Arc<Notify>,
+    /// Told what the other replicas are to look at.
+    pub publish: mpsc::Sender<Published>,
 }
 
 /// Takes versions from their sources to serving, and away again.
@@ -117,10 +124,10 @@ pub struct Lifecycle {
     names: Vec<KnownName>,
     /// One keeps at a time.
     keeping: tokio::sync::Mutex<()>,
-    look: Arc<Notify>,
     condemn: UnboundedSender<Condemned>,
     condemned: Mutex<Option<UnboundedReceiver<Condemned>>>,
-    published: broadcast::Sender<Published>,
+    /// What tells when files change.
+    files: Mutex<Option<RecommendedWatcher>>,
 }
 
 /// What is known of one strategy besides the version that serves.
@@ -135,15 +142,6 @@ struct Slot {
     disabled: Option<Arc<Version>>,
     /// What all versions have answered, if that is to stand in for what one cannot.
     last: Option<Arc<Memory>>,
-}
-
-/// A strategy became active out of its source, because an operator said so: the other replicas want to look there too.
-#[derive(Debug, Clone)]
-pub struct Published {
-    /// The operator's name for it.
-    pub name: Arc<str>,
-    /// `sha256:<hex>` of the component.
-    pub digest: String,
 }
 
 /// What an operator asks for.
@@ -248,10 +246,9 @@ impl Lifecycle {
             kept,
             names,
             keeping: tokio::sync::Mutex::default(),
-            look: Arc::default(),
             condemn,
             condemned: Mutex::new(Some(condemned)),
-            published: broadcast::channel(16).0,
+            files: Mutex::default(),
         };
         let mut snapshot = Snapshot::clone(&lifecycle.registry.current());
         for (name, settings) in strategies {
@@ -272,18 +269,6 @@ impl Lifecycle {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
-    }
-
-    /// Whoever hears that a source may have changed says so here.
-    #[must_use]
-    pub fn look_again(&self) -> &Arc<Notify> {
-        &self.look
-    }
-
-    /// What the other replicas are to be told of.
-    #[must_use]
-    pub fn published(&self) -> broadcast::Receiver<Published> {
-        self.published.subscribe()
     }
 
     /// How that strategy is to change.
@@ -315,12 +300,13 @@ impl Lifecycle {
                 self.leave(&name, generation, &reason).await;
             }
         };
+        self.watch_files();
         let looking = async {
             let mut next = Instant::now();
             loop {
                 tokio::select! {
                     () = sleep_until(next) => {}
-                    () = self.look.notified() => sleep(SETTLE).await,
+                    () = self.made.look.notified() => sleep(SETTLE).await,
                 }
                 next = Instant::now() + jittered(LOOK);
                 self.look_everywhere().await;
@@ -337,6 +323,22 @@ impl Lifecycle {
             ((), (), ()) = async { tokio::join!(leaving, looking, keeping) } => {}
         }
         self.keep_names().await;
+    }
+
+    /// From here on the files that sources are tell when they change.
+    fn watch_files(&self) {
+        let files: Vec<PathBuf> = {
+            let slots = self.slots();
+            let sources = slots.values().map(|slot| &slot.settings.source);
+            let files = sources.filter_map(|source| match source {
+                Source::File(path) => Some(path.clone()),
+                _ => None,
+            });
+            files.collect()
+        };
+        // While none can be had, the look once in a while is all there is.
+        let watcher = watched_files::watch(&files, Arc::clone(&self.made.look));
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = watcher;
     }
 
     /// Does what an operator asks for, to its end, also if the operator leaves.
@@ -394,8 +396,8 @@ impl Lifecycle {
             }
             self.keep().await;
             if is_of_source {
-                // Nobody may listen.
-                _ = self.published.send(Published {
+                // Nobody may listen, or what waits is enough.
+                _ = self.made.publish.try_send(Published {
                     name,
                     digest: identity.digest,
                 });
@@ -480,7 +482,7 @@ impl Lifecycle {
     pub async fn set_mode(&self, name: &str, mode: Mode) -> Result<Option<Record>, Undone> {
         let record = self.set_mode_here(name, mode)?;
         self.keep().await;
-        self.look.notify_one();
+        self.made.look.notify_one();
         Ok(record)
     }
 
@@ -515,7 +517,7 @@ impl Lifecycle {
         Ok(self.commit(&current, &number, strategy))
     }
 
-    /// Takes up other settings of strategies; returns what is said about each that changes.
+    /// Takes up other settings of strategies. What they change of one is taken up as another version of it would be.
     pub async fn take_up(&self, strategies: &BTreeMap<String, StrategySettings>) {
         {
             let mut slots = self.slots();
@@ -545,6 +547,7 @@ impl Lifecycle {
                 self.registry.activate(self.registry.current().next().without(&name));
             }
         }
+        self.watch_files();
         self.look_everywhere().await;
         self.keep().await;
     }

@@ -1,17 +1,29 @@
 //! Where a component's bytes come from.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
+use aws_sdk_s3::Client;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::Mutex;
+
+use crate::backend::{AwsSettings, describe_failure};
 use crate::settings::{Source, StrategySettings};
 
 /// The default strategy, as this gateway's own build made it.
 const TAG_PREFIX: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tag-prefix.wasm"));
+/// Of one fetch from S3, retries included.
+const FETCH: Duration = Duration::from_secs(30);
 
 /// What fetches components.
-#[derive(Debug, Default)]
-pub(super) struct Sources {}
+#[derive(Default)]
+pub(super) struct Sources {
+    /// By region and endpoint, as far as these are said.
+    clients: Mutex<HashMap<(Option<String>, Option<String>), Client>>,
+}
 
 impl Sources {
     /// The bytes behind the source of a strategy; of what is too large only so many that this shows.
@@ -23,12 +35,61 @@ impl Sources {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || read(&path, limit)).await?
             }
-            other => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("no component can be had from {other}"),
-            )),
+            source => {
+                let unsupported = || {
+                    io::Error::new(
+                        io::ErrorKind::Unsupported,
+                        format!("no component can be had from {source}"),
+                    )
+                };
+                let (bucket, key) = source.s3().ok_or_else(unsupported)?;
+                let client = self.client(settings).await?;
+                // The SDK's futures are large.
+                Box::pin(download(&client, bucket, key, limit)).await
+            }
         }
     }
+
+    async fn client(&self, settings: &StrategySettings) -> io::Result<Client> {
+        let place = (settings.region.clone(), settings.endpoint_url.clone());
+        let mut clients = self.clients.lock().await;
+        if let Some(client) = clients.get(&place) {
+            return Ok(client.clone());
+        }
+        let (region, endpoint_url) = place.clone();
+        let is_elsewhere = endpoint_url.is_some();
+        let aws = AwsSettings {
+            id: "strategies".into(),
+            region,
+            endpoint_url,
+            sts_endpoint_url: None,
+            tenant_role: None,
+            timeout: FETCH,
+            in_flight: 1,
+            tenants: 1,
+        };
+        let config = aws.load().await.map_err(io::Error::other)?;
+        let config = aws_sdk_s3::config::Builder::from(&config)
+            // Servers of another address seldom have a name for each bucket.
+            .force_path_style(is_elsewhere)
+            .build();
+        let client = Client::from_conf(config);
+        clients.insert(place, client.clone());
+        Ok(client)
+    }
+}
+
+async fn download(client: &Client, bucket: &str, key: &str, limit: u64) -> io::Result<Vec<u8>> {
+    let object = client.get_object().bucket(bucket).key(key).send().await;
+    let object = object.map_err(|error| io::Error::other(describe_failure(&error)))?;
+    let mut bytes = Vec::new();
+    object
+        .body
+        .into_async_read()
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .await?;
+    Ok(bytes)
 }
 
 fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
