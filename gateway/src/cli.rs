@@ -20,6 +20,7 @@ mod status;
 mod strategy;
 mod token;
 mod watch;
+mod watchers;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -73,6 +74,8 @@ enum Command {
     Status(status::Status),
     /// List, take up, roll back, pin and disable strategies
     Strategy(strategy::Strategy),
+    /// List who watches, and what each runs with
+    Watchers(watchers::Watchers),
     /// Have a gateway look again at what it keeps near
     Refresh(refresh::Refresh),
     /// Print a shell's completions
@@ -113,6 +116,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Import(command) => client::block_on(command.run()),
         Command::Status(command) => client::block_on(command.run()),
         Command::Strategy(command) => client::block_on(command.run()),
+        Command::Watchers(command) => client::block_on(command.run()),
         Command::Refresh(command) => client::block_on(command.run()),
         Command::Completions(command) => command.run(),
     };

@@ -7,9 +7,11 @@
 mod compared;
 mod doubted;
 mod hub;
+mod ledger;
 mod marks;
 mod metrics;
 mod outbox;
+mod roster;
 mod subscription;
 mod work;
 
@@ -19,9 +21,11 @@ use crate::config::Config;
 
 pub use compared::{Listing, Stood, Watched, WatchedPlace, WatchedRange};
 pub use hub::Hub;
+pub use ledger::{Ledger, Told};
 pub use marks::{Marks, Progress};
 pub use metrics::{Counted, WatchMetrics};
 pub use outbox::{Outbox, Outgoing, Reserve, Room, outbox};
+pub use roster::{Listed, Roster, Stream, Watching};
 pub use subscription::{Asked, Subscription};
 
 /// Something of a subscription.

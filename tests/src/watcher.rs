@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tagway_proto::v1;
-use tagway_proto::v1::watch_configs_request::{Kind as Asking, Renew, Subscribe, Unsubscribe};
+use tagway_proto::v1::watch_configs_request::{Ack, Kind as Asking, Renew, Subscribe, Unsubscribe};
 use tagway_proto::v1::watch_configs_response::{Kind, Session};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -68,6 +68,16 @@ impl Watcher {
     /// Ends one.
     pub fn unsubscribe(&self, id: &str) {
         self.ask(Asking::Unsubscribe(Unsubscribe { id: id.to_owned() }));
+    }
+
+    /// Says that it runs with that; or, where there is an `error`, that it does not.
+    pub fn acknowledge(&self, id: &str, key: &str, etag: &str, error: &str) {
+        self.ask(Asking::Ack(Ack {
+            key: key.to_owned(),
+            etag: etag.to_owned(),
+            error: error.to_owned(),
+            subscription_id: id.to_owned(),
+        }));
     }
 
     /// Shows a newer token.

@@ -112,7 +112,7 @@ async fn what_an_operator_chose_stays_until_the_source_holds_something_else() {
     };
     admin.rollback_strategy(back).await.unwrap();
     world.put(&distinct(&SCRIPTED, 7));
-    sleep(Duration::from_secs(1)).await;
+    assert!(gateway.logs("was rolled back, and is held back"));
     assert_eq!(active(&mut admin).await.digest, first.digest);
     // Unless somebody asks for it.
     taken(&mut admin, activate("scripted", None)).await;

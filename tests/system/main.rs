@@ -32,4 +32,5 @@ mod strategies;
 mod watch;
 mod watch_clients;
 mod watch_command;
+mod watchers;
 mod writes;

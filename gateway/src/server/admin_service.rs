@@ -7,10 +7,11 @@ use prost_types::Timestamp;
 use tagway_proto::v1;
 use tagway_proto::v1::admin_service_server::AdminService;
 use tagway_proto::v1::get_status_response::Part;
+use tagway_proto::v1::list_watchers_response::Watcher;
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use super::status::{invalid, status};
+use super::status::invalid;
 use super::strategies;
 use crate::cache::Cache;
 use crate::config::Configs;
@@ -19,10 +20,13 @@ use crate::identity::Administrator;
 use crate::key::{KEY_BYTES, TenantId};
 use crate::status::Parts;
 use crate::strategy::Lifecycle;
-use crate::watch::Hub;
+use crate::watch::{Hub, Watching};
 
 /// Most keys of one call.
 const KEYS: usize = 1000;
+/// Watchers of a page, unless it says, and at most.
+const WATCHERS: usize = 100;
+const MOST_WATCHERS: usize = 1000;
 
 /// What operators may look at and do.
 pub struct Admin {
@@ -91,10 +95,7 @@ impl AdminService for AdminServiceImpl {
             let refreshed = heard.map_err(|unreadable| invalid("event", unreadable))?;
             return Ok(Response::new(v1::RefreshConfigsResponse { refreshed }));
         }
-        let tenant: Option<TenantId> = match &*tenant {
-            "" => None,
-            text => Some(text.parse().map_err(|problem| invalid("tenant", problem))?),
-        };
+        let tenant = tenant_if_any(&tenant)?;
         if keys.len() > KEYS {
             return Err(invalid("keys", format!("{} keys; at most {KEYS}", keys.len())));
         }
@@ -202,9 +203,57 @@ impl AdminService for AdminServiceImpl {
 
     async fn list_watchers(
         &self,
-        _: Request<v1::ListWatchersRequest>,
+        request: Request<v1::ListWatchersRequest>,
     ) -> Result<Response<v1::ListWatchersResponse>, Status> {
-        Err(unbuilt())
+        let v1::ListWatchersRequest {
+            tenant,
+            page_size,
+            page_token,
+            key,
+        } = request.into_inner();
+        let tenant = tenant_if_any(&tenant)?;
+        let size = match usize::try_from(page_size) {
+            Ok(0) => WATCHERS,
+            Ok(size) => size.min(MOST_WATCHERS),
+            Err(_) => return Err(invalid("page_size", "not less than 0")),
+        };
+        let after = match &*page_token {
+            "" => 0,
+            token => token
+                .parse()
+                .map_err(|_| invalid("page_token", "not one that this call gave"))?,
+        };
+        let key = Some(key.as_str()).filter(|key| !key.is_empty());
+        let (watching, is_more) = self.0.hub.roster().page(after, size, tenant.as_ref(), key);
+        let last = watching.last().map(|last| last.number.to_string());
+        Ok(Response::new(v1::ListWatchersResponse {
+            watchers: watching.into_iter().map(watcher).collect(),
+            next_page_token: last.filter(|_| is_more).unwrap_or_default(),
+        }))
+    }
+}
+
+fn watcher(watching: Watching) -> Watcher {
+    let refused = watching.refused.into_iter();
+    Watcher {
+        peer: watching.peer,
+        tenant: watching.tenant.to_string(),
+        subject: watching.subject.to_string(),
+        since: Some(Timestamp::from(watching.since)),
+        sent: watching.sent,
+        lag: watching.lag,
+        rejected: refused.map(|(key, why)| (key.to_string(), why.into())).collect(),
+        etag: watching.acknowledged.map(|etag| etag.to_string()).unwrap_or_default(),
+        keys: watching.keys,
+        current: watching.current,
+    }
+}
+
+/// Whose; everybody's, if it is empty.
+fn tenant_if_any(text: &str) -> Result<Option<TenantId>, Status> {
+    match text {
+        "" => Ok(None),
+        text => Ok(Some(text.parse().map_err(|problem| invalid("tenant", problem))?)),
     }
 }
 
@@ -212,12 +261,4 @@ impl AdminService for AdminServiceImpl {
 fn subject<T>(request: &Request<T>) -> Option<Arc<str>> {
     let by = request.extensions().get::<Administrator>();
     by.map(|by| Arc::clone(by.subject()))
-}
-
-fn unbuilt() -> Status {
-    status(
-        Code::Unimplemented,
-        "UNIMPLEMENTED",
-        "this part of the gateway is not built yet",
-    )
 }

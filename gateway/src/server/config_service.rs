@@ -284,8 +284,9 @@ impl ConfigService for ConfigServiceImpl {
         &self,
         request: Request<Streaming<v1::WatchConfigsRequest>>,
     ) -> Result<Response<Self::WatchConfigsStream>, Status> {
+        let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
         let (tenant, requests) = open(request)?;
-        Ok(Response::new(self.watches.open(tenant, requests)?))
+        Ok(Response::new(self.watches.open(tenant, peer, requests)?))
     }
 }
 

@@ -29,7 +29,10 @@ use crate::config::{ConfigError, Configs};
 use crate::identity::{Identity, IdentityError, Reader, VerifiedTenant};
 use crate::key::KeyPrefix;
 use crate::settings::{LimitSettings, ServerSettings};
-use crate::watch::{Asked, Hub, Marks, News, Outbox, Outgoing, Reserve, Room, Subscription, Update, outbox};
+use crate::watch::{
+    Asked, Hub, Ledger, Listed, Marks, News, Outbox, Outgoing, Reserve, Room, Stream as Seen, Subscription, Update,
+    outbox,
+};
 
 /// Between two messages that say how far all is, at most.
 const PROGRESS: Duration = Duration::from_secs(15);
@@ -96,12 +99,16 @@ impl Watches {
     pub(super) fn open(
         self: &Arc<Self>,
         tenant: VerifiedTenant,
+        peer: String,
         requests: Streaming<v1::WatchConfigsRequest>,
     ) -> Result<Responses, Status> {
         let reader = tenant.clone().reader().map_err(|error| status::identity(&error))?;
         let (outbox, outgoing) = outbox();
         let (end, ended) = oneshot::channel();
+        let listed = self.hub.roster().list(peer, tenant.clone(), self.clock.now());
+        let counted = Arc::clone(listed.stream());
         let stream = WatchStream {
+            listed,
             watches: Arc::clone(self),
             tenant,
             may_read: Ok(()),
@@ -126,6 +133,7 @@ impl Watches {
         Ok(Responses {
             outgoing,
             ended: Some(ended),
+            stream: counted,
         })
     }
 }
@@ -134,6 +142,7 @@ impl Watches {
 pub(super) struct Responses {
     outgoing: Outgoing<Response>,
     ended: Option<oneshot::Receiver<Status>>,
+    stream: Arc<Seen>,
 }
 
 impl Stream for Responses {
@@ -151,7 +160,10 @@ impl Stream for Responses {
             return Poll::Ready(Some(Err(status)));
         }
         match ready!(self.outgoing.poll_next(context)) {
-            Some(message) => Poll::Ready(Some(Ok(message))),
+            Some(message) => {
+                self.stream.was_sent_one();
+                Poll::Ready(Some(Ok(message)))
+            }
             // The status is about to come.
             None => Poll::Pending,
         }
@@ -194,12 +206,14 @@ impl End {
 struct Live {
     task: AbortHandle,
     marks: Arc<Marks>,
+    ledger: Arc<Ledger>,
     /// For the word that it has ended.
     room: Room,
 }
 
 struct WatchStream {
     watches: Arc<Watches>,
+    listed: Listed,
     tenant: VerifiedTenant,
     /// Whether the newest token may.
     may_read: Result<(), IdentityError>,
@@ -324,10 +338,17 @@ impl WatchStream {
             self.outbox.clone(),
             self.readers.subscribe(),
         );
-        let marks = Arc::clone(subscription.marks());
+        let (marks, ledger) = (Arc::clone(subscription.marks()), Arc::clone(subscription.ledger()));
+        self.listed.stream().begins(&id, &ledger, &marks);
         let task = self.tasks.spawn(subscription.run());
         self.ids.insert(task.id(), Arc::clone(&id));
-        self.live.insert(id, Live { task, marks, room: end });
+        let live = Live {
+            task,
+            marks,
+            ledger,
+            room: end,
+        };
+        self.live.insert(id, live);
         Ok(())
     }
 
@@ -345,6 +366,7 @@ impl WatchStream {
         if let Some(id) = self.ids.remove(&task)
             && let Some(Live { room, .. }) = self.live.remove(&id)
         {
+            self.listed.stream().ends(&id);
             self.outbox.send(of(&id, ended(failure.as_ref())), room);
         }
     }
@@ -375,17 +397,24 @@ impl WatchStream {
         }
     }
 
-    /// For operators: a client holds something that it does not run with.
+    /// For operators: what a client runs with, and what it holds and does not run with.
     fn acknowledged(&mut self, ack: &Ack) {
+        let Some(live) = self.live.get(&*ack.subscription_id) else {
+            return;
+        };
+        let clean = |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(REFUSAL_CHARS).collect() };
+        let refusal = (!ack.error.is_empty()).then(|| clean(&ack.error));
+        if let Ok(etag) = ack.etag.parse() {
+            live.ledger.acknowledge(&ack.key, etag, refusal.clone().map(Into::into));
+        }
         let now = Instant::now();
         let was_just_logged = self.refusal_logged.is_some_and(|last| now < last + REFUSAL_PAUSE);
-        if ack.error.is_empty() || was_just_logged || !self.live.contains_key(&*ack.subscription_id) {
+        let Some(refusal) = refusal.filter(|_| !was_just_logged) else {
             return;
-        }
+        };
         self.refusal_logged = Some(now);
-        let clean = |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(REFUSAL_CHARS).collect() };
         tracing::warn!(
-            tenant = %self.tenant.id(), key = clean(&ack.key), etag = clean(&ack.etag), error = clean(&ack.error),
+            tenant = %self.tenant.id(), key = clean(&ack.key), etag = clean(&ack.etag), error = refusal,
             "a watcher refuses a value"
         );
     }

@@ -9,6 +9,7 @@ use super::compared::{ComparedPlace, ComparedRange};
 use super::doubted::{Doubted, Due};
 use super::marks::Marks;
 use super::metrics::WatchMetrics;
+use super::roster::Roster;
 use crate::cache::{Cache, Changed, Doubt};
 use crate::config::Interest;
 use crate::identity::VerifiedTenant;
@@ -26,6 +27,7 @@ pub struct Hub {
     registered: AtomicU64,
     /// Whether events come that are to come.
     hears: AtomicBool,
+    roster: Arc<Roster>,
 }
 
 /// All of them in the order in which they came: those of one connection are told together, and share their way to it.
@@ -96,6 +98,7 @@ impl Hub {
             interests: RwLock::default(),
             registered: AtomicU64::new(0),
             hears: AtomicBool::new(true),
+            roster: Arc::default(),
         })
     }
 
@@ -103,6 +106,12 @@ impl Hub {
     #[cfg(test)]
     pub(super) fn doubt(&self, place: &Place) {
         self.cache.doubt(place, false);
+    }
+
+    /// Who watches.
+    #[must_use]
+    pub fn roster(&self) -> &Arc<Roster> {
+        &self.roster
     }
 
     /// What watches do, in numbers.

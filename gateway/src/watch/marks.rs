@@ -62,6 +62,14 @@ impl Marks {
         }
     }
 
+    /// Keys that are yet to be looked at; none where that is everything.
+    #[must_use]
+    pub fn lag(&self) -> Option<u64> {
+        let state = self.state();
+        let Marked { keys, everything, .. } = &state.marked;
+        (!everything).then_some(keys.len() as u64)
+    }
+
     /// What it shows may not be what is to be shown, from now on.
     pub fn falls_behind(&self) {
         self.state().behind_since.get_or_insert_with(Instant::now);

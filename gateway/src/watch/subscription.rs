@@ -5,7 +5,7 @@
 //! where it may be, with everybody else's. What differs from what the client holds is sent; what cannot be had is tried
 //! again, and what the client holds stays good.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::hub::{Hub, Registration};
+use super::ledger::Ledger;
 use super::marks::Marks;
 use super::outbox::Outbox;
 use super::work::{Next, Work};
@@ -23,7 +24,6 @@ use crate::clock::{backoff, until};
 use crate::config::{Config, ConfigError, Configs, ListRequest};
 use crate::identity::Reader;
 use crate::key::{Etag, KeyPrefix};
-use crate::placement::Origin;
 use crate::strategy::{Context, DecideError};
 
 /// Keys that are looked at together, and the bytes of their values.
@@ -31,10 +31,6 @@ pub(super) const TOGETHER: usize = 100;
 const TOGETHER_BYTES: usize = 512 << 10;
 /// Between two tries of what cannot be had: the first pause, and the longest.
 pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-/// A key that a store tells an older state of than the client holds is that old if it says so for longer. As long as the cache
-/// does not believe it.
-const BEHIND: Duration = Duration::from_secs(30);
-
 /// What a client asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
@@ -55,28 +51,15 @@ pub struct Asked {
 /// One of them, and where it goes.
 pub struct Subscription<T> {
     asked: Asked,
-    named: HashSet<Arc<str>>,
+    ledger: Arc<Ledger>,
     configs: Arc<Configs>,
     hub: Arc<Hub>,
     outbox: Outbox<T>,
     reader: watch::Receiver<Reader>,
     marks: Arc<Marks>,
-    held: HashMap<Arc<str>, Held>,
     registration: Option<Registration>,
     /// Whether the client had everything once.
     was_synced: bool,
-}
-
-/// What the client holds of a key.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    /// None: something that is no state of ours.
-    etag: Option<Etag>,
-    /// What the place is to the key where it was found. None: another gateway found it, or another strategy's decision led
-    /// there.
-    origin: Option<Origin>,
-    /// Since when a store has been telling of an older one.
-    behind_since: Option<Instant>,
 }
 
 impl<T: From<News>> Subscription<T> {
@@ -89,24 +72,11 @@ impl<T: From<News>> Subscription<T> {
         outbox: Outbox<T>,
         reader: watch::Receiver<Reader>,
     ) -> Self {
-        // What another begins with covers it.
-        asked
-            .prefixes
-            .sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
-        asked
-            .prefixes
-            .dedup_by(|next, before| next.as_str().starts_with(before.as_str()));
-        let held = asked.known.iter().map(|(key, etag)| {
-            let held = Held {
-                etag: *etag,
-                origin: None,
-                behind_since: None,
-            };
-            (key.as_str().into(), held)
-        });
+        let known = asked.known.drain().map(|(key, etag)| (key.into(), etag));
+        let named = asked.keys.iter().map(|key| key.as_str().into());
+        let ledger = Ledger::new(std::mem::take(&mut asked.prefixes), named.collect(), known);
         Self {
-            held: held.collect(),
-            named: asked.keys.iter().map(|key| key.as_str().into()).collect(),
+            ledger: ledger.into(),
             asked,
             configs,
             hub,
@@ -118,6 +88,12 @@ impl<T: From<News>> Subscription<T> {
         }
     }
 
+    /// What its client holds.
+    #[must_use]
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
     /// How far it is.
     #[must_use]
     pub fn marks(&self) -> &Arc<Marks> {
@@ -126,7 +102,6 @@ impl<T: From<News>> Subscription<T> {
 
     /// Sends what stands and what changes, until it cannot go on.
     pub async fn run(mut self) -> ConfigError {
-        self.asked.known = HashMap::new();
         let _counted = self.hub.metrics().subscription();
         loop {
             if let Err(error) = self.compare().await {
@@ -146,9 +121,7 @@ impl<T: From<News>> Subscription<T> {
         let Some(registration) = Box::pin(self.register(&reader)).await? else {
             return Ok(());
         };
-        for held in self.held.values_mut() {
-            held.origin = None;
-        }
+        self.ledger.is_to_be_compared();
         Box::pin(self.forget_what_is_not_covered()).await;
         let mut work = self.work();
         self.registration = Some(registration);
@@ -164,8 +137,7 @@ impl<T: From<News>> Subscription<T> {
                 work.wants_to_list_again();
             }
             if work.is_to_list_again() {
-                let unnamed = self.held.keys().filter(|key| !self.named.contains(*key));
-                work.list_all(self.asked.prefixes.iter().cloned(), unnamed.cloned());
+                work.list_all(self.ledger.prefixes().iter().cloned(), self.unnamed().into_iter());
             }
             for (key, since) in marked.keys {
                 work.look_at(key, Consistency::Since(since));
@@ -212,13 +184,12 @@ impl<T: From<News>> Subscription<T> {
         let mut generations = self.configs.generations();
         let mut pauses = backoff(PAUSES);
         loop {
-            let Asked {
-                prefixes,
-                keys,
-                context,
-                ..
-            } = &self.asked;
-            match self.configs.interest(reader, prefixes, keys, context).await {
+            let Asked { keys, context, .. } = &self.asked;
+            match self
+                .configs
+                .interest(reader, self.ledger.prefixes(), keys, context)
+                .await
+            {
                 Ok(interest) => return Ok(Some(self.hub.register(reader, interest, &self.marks))),
                 Err(error) if !self.may_pass(&error) => return Err(error),
                 Err(_) => self.marks.looked(true),
@@ -233,26 +204,30 @@ impl<T: From<News>> Subscription<T> {
 
     /// What the client holds and did not ask for is no part of this.
     async fn forget_what_is_not_covered(&mut self) {
-        // None begins with another, so only the last before it may be its beginning.
-        let prefixes = &self.asked.prefixes;
-        let covered = |key: &str| {
-            let at = prefixes.partition_point(|prefix| prefix.as_str() <= key);
-            let nearest = prefixes[..at].last();
-            self.named.contains(key) || nearest.is_some_and(|prefix| key.starts_with(prefix.as_str()))
+        let forgotten: Vec<Arc<str>> = {
+            let held = self.ledger.held();
+            held.keys().filter(|key| !self.ledger.covers(key)).cloned().collect()
         };
-        let forgotten: Vec<Arc<str>> = self.held.keys().filter(|key| !covered(key)).cloned().collect();
         for key in forgotten {
             self.remove(&key).await;
         }
     }
 
     fn work(&self) -> Work {
-        let unnamed = self.held.keys().filter(|key| !self.named.contains(*key));
         Work::new(
-            self.asked.prefixes.iter().cloned(),
-            self.named.iter().cloned(),
-            unnamed.cloned(),
+            self.ledger.prefixes().iter().cloned(),
+            self.ledger.named().iter().cloned(),
+            self.unnamed().into_iter(),
         )
+    }
+
+    /// What the client holds and did not ask for by its name.
+    fn unnamed(&self) -> Vec<Arc<str>> {
+        let held = self.ledger.held();
+        held.keys()
+            .filter(|key| !self.ledger.named().contains(*key))
+            .cloned()
+            .collect()
     }
 
     /// Reads these keys, and sends what differs.
@@ -275,10 +250,10 @@ impl<T: From<News>> Subscription<T> {
                 Err(ConfigError::ResponseFull) => work.look_at(key, consistency),
                 // Nobody gets it, so it is not there.
                 Err(ConfigError::Decide(DecideError::Refused(_)) | ConfigError::Key(_))
-                    if !self.named.contains(&key) =>
+                    if !self.ledger.named().contains(&key) =>
                 {
                     work.answered(&key);
-                    if self.held.contains_key(&key) {
+                    if self.ledger.held().contains_key(&key) {
                         self.remove(&key).await;
                     }
                 }
@@ -332,14 +307,15 @@ impl<T: From<News>> Subscription<T> {
             .as_ref()
             .is_some_and(|config| self.configs.reads_lag(&config.backend));
         let is_known_here = freshness.as_of < work.began;
-        let is_behind = |(config, held): (&Config, &mut Held)| held.is_behind(config, lags);
-        let is_behind =
-            !is_stale && !is_known_here && found.as_ref().zip(self.held.get_mut(key)).is_some_and(is_behind);
-        match (&found, self.held.get_mut(key)) {
-            (Some(config), Some(held)) if held.etag == Some(config.entry.etag) => {
-                let is_first = held.origin.replace(config.origin).is_none();
-                held.behind_since = None;
-                if is_first {
+        let is_behind = !is_stale
+            && !is_known_here
+            && found
+                .as_ref()
+                .is_some_and(|config| self.ledger.is_behind(key, config, lags));
+        let held = self.ledger.state(key);
+        match (&found, held) {
+            (Some(config), Some(held)) if held == Some(config.entry.etag) => {
+                if self.ledger.is_still_held(key, config.origin) {
                     self.is_shown(key, config.entry.etag);
                 }
             }
@@ -354,20 +330,16 @@ impl<T: From<News>> Subscription<T> {
             _ => {}
         }
         let etag = found.as_ref().map(|config| config.entry.etag);
-        match (found, self.held.get(key)) {
-            (Some(_), Some(held)) if held.etag == etag => {}
+        match (found, held) {
+            (Some(_), Some(held)) if held == etag => {}
             (Some(mut config), _) => {
                 if self.asked.keys_only {
                     config.entry.value = bytes::Bytes::new();
                 }
-                let held = Held {
-                    etag: Some(config.entry.etag),
-                    origin: Some(config.origin),
-                    behind_since: None,
-                };
                 self.is_shown(key, config.entry.etag);
+                // Before it is sent, so that whoever acknowledges it acknowledges what is held.
+                self.ledger.hold(key, config.entry.etag, config.origin);
                 self.send(Update::Put(config)).await;
-                self.held.insert(Arc::clone(key), held);
             }
             (None, held) => {
                 if held.is_some() || work.owes(key) {
@@ -392,14 +364,14 @@ impl<T: From<News>> Subscription<T> {
     fn may_pass(&self, error: &ConfigError) -> bool {
         match error {
             ConfigError::Backend(error) => !matches!(error, BackendError::TooManyNames(_)),
-            ConfigError::Decide(DecideError::Resting(_) | DecideError::Busy) => true,
+            ConfigError::Decide(DecideError::Resting(_) | DecideError::Busy) | ConfigError::StrategyDisabled => true,
             ConfigError::Decide(DecideError::Failed) | ConfigError::StrategyRejected => self.was_synced,
             _ => false,
         }
     }
 
     async fn remove(&mut self, key: &Arc<str>) {
-        let held = self.held.remove(key).and_then(|held| held.etag);
+        let held = self.ledger.held().remove(key).and_then(|held| held.etag);
         self.send(Update::Removed {
             key: key.to_string(),
             etag: held.map(|etag| etag.to_string()).unwrap_or_default(),
@@ -415,25 +387,5 @@ impl<T: From<News>> Subscription<T> {
         };
         let room = self.outbox.room(news.bytes()).await;
         self.outbox.send(news.into(), room);
-    }
-}
-
-impl Held {
-    /// Whether that is an earlier state of the same place, from a store that has not heard of the later one. Where a store
-    /// `lags` it may be so also where it is not known to be the same place.
-    fn is_behind(&mut self, found: &Config, lags: bool) -> bool {
-        let is_earlier = self.etag.is_some_and(|held| {
-            let etag = found.entry.etag;
-            let is_same_place = match self.origin {
-                Some(origin) => origin == found.origin,
-                None => lags || held.life == etag.life,
-            };
-            is_same_place && etag < held
-        });
-        if !is_earlier {
-            return false;
-        }
-        let now = Instant::now();
-        now.saturating_duration_since(*self.behind_since.get_or_insert(now)) < BEHIND
     }
 }

@@ -34,7 +34,15 @@ impl Lifecycle {
             let mut slots = self.slots();
             let Some(slot) = slots.get_mut(name) else { return };
             let is_settled = slot.seen.as_ref() == Some(&Seen::settled(identity.clone()));
-            if is_settled || slot.quarantine.holds(&identity, now) {
+            if is_settled {
+                return;
+            }
+            if slot.quarantine.holds(&identity, now) {
+                tracing::warn!(
+                    strategy = &**name,
+                    digest = identity.digest,
+                    "what a source holds was rolled back, and is held back"
+                );
                 return;
             }
         }
