@@ -20,6 +20,16 @@ pub enum FolderError {
     /// Others than the gateway may look into it.
     #[error("the folder has the mode {0:o}, and holds what is nobody else's: make it 700")]
     Open(u32),
+    /// What is in it was damaged, or written by another release.
+    #[error(
+        "`{file}` in it cannot be read: {error}; it says what is pinned and disabled: mend it, or remove it to begin anew"
+    )]
+    Unreadable {
+        /// Which file.
+        file: &'static str,
+        /// Why.
+        error: io::Error,
+    },
 }
 
 impl PrivateFolder {

@@ -24,7 +24,7 @@ const REASON_BYTES: usize = 256;
 pub(crate) const SHARED: &str = "_shared";
 
 /// What the operator lets a strategy use.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grants {
     /// Backends by id.
     pub backends: BTreeSet<Arc<str>>,

@@ -60,6 +60,8 @@ pub(crate) fn config_service(configs: Arc<Configs>, watches: Arc<Watches>) -> im
 const HEALTH_NAMES: [&str; 2] = ["", "tagway.v1.ConfigService"];
 /// Most calls of `AdminService` at once.
 const ADMINS: u32 = 16;
+/// Of one of them, at most.
+const ACTIVATION: Duration = Duration::from_mins(2);
 /// Of one of their messages: the largest component that settings allow, and room for the rest.
 const COMPONENT_BYTES: usize = 33 << 20;
 /// Between two connections that could not be accepted.
@@ -119,8 +121,9 @@ impl Administration {
     + 'static {
         ServiceBuilder::new()
             .layer(AroundLayer(InFlight::new(ADMINS)))
+            // A version that is to be taken up may take its time.
             .layer(AroundLayer(Deadline {
-                at_most: limits.request_timeout,
+                at_most: limits.request_timeout.max(ACTIVATION),
             }))
             .layer(AroundLayer(AuthenticateAdmin(self.identity)))
             .layer(AroundLayer(Shape))

@@ -27,22 +27,21 @@ pub(crate) fn watch(files: &[PathBuf], told: Arc<Notify>) -> Option<RecommendedW
             .any(|path| path.file_name().is_some_and(|name| names.contains(name)))
     };
     let tell = move |event: notify::Result<Event>| match event {
-        Ok(event) if is_a_change(event.kind) && !concerns(&event) => {}
-        Ok(event) if !is_a_change(event.kind) => {}
-        // What was missed is not known.
+        Ok(event) if !(event.need_rescan() || is_a_change(event.kind) && concerns(&event)) => {}
+        // Or what was missed is not known.
         Ok(_) | Err(_) => told.notify_one(),
     };
-    let watching = notify::recommended_watcher(tell).and_then(|mut watcher| {
-        for folder in folders(files) {
-            watcher.watch(&folder, RecursiveMode::NonRecursive)?;
-        }
-        Ok(watcher)
-    });
-    watching
-        .inspect_err(
-            |error| tracing::warn!(%error, "changes of files are found by looking once in a while, and not at once"),
-        )
-        .ok()
+    let not_at_once = |error: &notify::Error| {
+        tracing::warn!(%error, "changes of files are found by looking once in a while, and not at once");
+    };
+    let mut watcher = notify::recommended_watcher(tell).inspect_err(not_at_once).ok()?;
+    for folder in folders(files) {
+        // One that is not there keeps no other from being watched.
+        _ = watcher
+            .watch(&folder, RecursiveMode::NonRecursive)
+            .inspect_err(not_at_once);
+    }
+    Some(watcher)
 }
 
 fn is_a_change(kind: EventKind) -> bool {

@@ -431,7 +431,7 @@ async fn a_version_that_fails_where_the_one_before_answered_leaves_by_itself() {
         .unwrap();
     assert_eq!(left.state(), State::RolledBack);
     assert!(
-        left.rejected_reason.contains("failed 5 times"),
+        left.rejected_reason.contains("failed 5 keys"),
         "{}",
         left.rejected_reason
     );
@@ -524,6 +524,8 @@ async fn the_last_decision_stands_in_where_the_settings_say_so() {
     };
     taken(&mut admin, fails).await;
     assert_eq!(client.get("t_x").await.unwrap().value, "1");
+    // Nothing is written where a read might not look.
+    assert_eq!(why(client.put("t_x", "2").await).0, Code::Internal);
     // Also once nobody calls it any more.
     for _ in 0..30 {
         assert_eq!(client.get("t_x").await.unwrap().value, "1");
@@ -616,7 +618,7 @@ async fn a_restart_serves_what_served_whatever_the_source_holds() {
     world.put(&SCRIPTED);
     let gateway = world.start(&home("b"));
     let mut admin = gateway.admin().await;
-    assert!(gateway.logs("would not be found any more"));
+    assert!(gateway.logs("could be compared"));
     assert_eq!(active(&mut admin).await.digest, second.digest);
     let client = gateway.client("acme").await;
     assert_eq!(client.get("t_x").await.unwrap().value, "1");
@@ -642,9 +644,165 @@ async fn what_was_kept_and_is_damaged_is_not_served() {
     assert_eq!(gateway.client("acme").await.get("t_x").await.unwrap().value, "1");
     gateway.signal("TERM");
     gateway.wait();
+    // What says who is disabled and pinned is not to be guessed.
     fs::write(world.folder.path().join("state/strategies.json"), b"{").unwrap();
+    let refused = gateway.tagway("acme", &["serve", "--config", "tagway.toml"], b"");
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        !refused.status.success() && told.contains("server.state") && told.contains("strategies.json"),
+        "{told}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_tenant_alone_has_a_version_leave_that_others_use_well() {
+    let world = World::new();
     let gateway = world.start(&home("a"));
+    let (acme, globex) = (gateway.client("acme").await, gateway.client("globex").await);
+    for client in [&acme, &globex] {
+        client.put("t_known", "1").await.unwrap();
+    }
+    let mut admin = gateway.admin().await;
+    let names = |letter: char| -> Vec<String> { (0..20).map(|number| format!("{letter}{number}")).collect() };
+    let ask = async |client: &Client, letter: char| {
+        for name in names(letter) {
+            let key = format!("t_{name}");
+            assert_ne!(why(client.get(&key).await).0, Code::Ok);
+            assert_ne!(why(client.delete(&key).await).0, Code::Ok);
+        }
+    };
+    // Names that hold nothing may be refused.
+    let strict = taken(
+        &mut admin,
+        with_settings(&both(&json!({ "home": ["a", ""], "refuses": names('r') }))),
+    )
+    .await;
+    let strict = strict.strategy.unwrap();
+    ask(&acme, 'r').await;
+    ask(&globex, 'r').await;
+    assert_eq!(active(&mut admin).await.generation, strict.generation);
+    // What fails is another matter: but one who asks for nothing else is not all.
+    let bad = taken(
+        &mut admin,
+        with_settings(&both(&json!({ "home": ["a", ""], "traps": names('t') }))),
+    )
+    .await;
+    let bad = bad.strategy.unwrap();
+    // The other has asked for something, so that it is known to be there.
+    assert_eq!(why(globex.get("t_other").await).0, Code::NotFound);
+    ask(&acme, 't').await;
+    assert_eq!(active(&mut admin).await.generation, bad.generation);
+    ask(&globex, 't').await;
+    let back = becomes(&mut admin, "the one before", |active| {
+        active.generation > bad.generation
+    })
+    .await;
+    assert_eq!(back.digest, strict.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_settings_grant_no_more_is_gone_at_once_and_does_not_come_back() {
+    let world = World::new();
+    let former = both(&json!({ "home": ["b", ""], "former": [["a", ""]] }));
+    let mut gateway = world.start(&former);
+    let client = gateway.client("acme").await;
+    client.put("t_x", "1").await.unwrap();
+    let mut admin = gateway.admin().await;
+    let second = taken(&mut admin, activate("scripted", Some(distinct(&SCRIPTED, 1))))
+        .await
+        .strategy
+        .unwrap();
+    let file = world.folder.path().join("tagway.toml");
+    let less = world
+        .settings(&former)
+        .replace("backends = [\"a\", \"b\"]", "backends = [\"a\"]");
+    fs::write(&file, &less).unwrap();
+    let failed = (Code::Internal, "STRATEGY_FAILED".to_owned());
+    let clipped = becomes(&mut admin, "one with less", |active| {
+        active.generation > second.generation
+    })
+    .await;
+    assert_eq!(clipped.digest, second.digest);
+    assert_eq!(why(client.get("t_x").await), failed);
+    // Not by way of the version before, nor by way of a pause, nor by a restart.
+    let back = v1::RollbackStrategyRequest {
+        name: "scripted".to_owned(),
+        generation: 0,
+    };
+    admin.rollback_strategy(back).await.unwrap();
+    assert_eq!(why(client.get("t_x").await), failed);
+    for mode in [Mode::Disabled, Mode::Pinned] {
+        let mode = v1::SetStrategyModeRequest {
+            name: "scripted".to_owned(),
+            mode: mode.into(),
+        };
+        admin.set_strategy_mode(mode).await.unwrap();
+    }
+    assert_eq!(why(client.get("t_x").await), failed);
+    gateway.signal("KILL");
+    gateway.wait();
+    let gateway = Gateway::start_in(Arc::clone(&world.folder), Arc::clone(&world.key), &less);
+    assert_eq!(why(gateway.client("acme").await.get("t_x").await), failed);
+    // What is granted again is used again.
+    fs::write(&file, world.settings(&former)).unwrap();
+    assert!(gateway.logs("settings were read again"));
+    let mut admin = gateway.admin().await;
+    let follow = v1::SetStrategyModeRequest {
+        name: "scripted".to_owned(),
+        mode: Mode::Follow.into(),
+    };
+    admin.set_strategy_mode(follow).await.unwrap();
+    let again = v1::ActivateStrategyRequest {
+        allow_moves: true,
+        ..activate("scripted", None)
+    };
+    taken(&mut admin, again).await;
     assert_eq!(gateway.client("acme").await.get("t_x").await.unwrap().value, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_can_still_go_back_and_what_was_rolled_back_stays_away() {
+    let world = World::new();
+    let mut gateway = world.start(&home("a"));
+    let client = gateway.client("acme").await;
+    client.put("t_x", "1").await.unwrap();
+    let mut admin = gateway.admin().await;
+    let first = active(&mut admin).await;
+    world.put(&distinct(&SCRIPTED, 1));
+    let second = becomes(&mut admin, "what the file holds", |active| {
+        active.digest != first.digest
+    })
+    .await;
+    gateway.signal("KILL");
+    gateway.wait();
+    let mut gateway = world.start(&home("a"));
+    let mut admin = gateway.admin().await;
+    let back = v1::RollbackStrategyRequest {
+        name: "scripted".to_owned(),
+        generation: second.generation,
+    };
+    admin.rollback_strategy(back).await.unwrap();
+    assert_eq!(active(&mut admin).await.digest, first.digest);
+    gateway.signal("KILL");
+    gateway.wait();
+    // The source still holds it, given otherwise or not.
+    world.put(&distinct(&SCRIPTED, 1));
+    let mut gateway = world.start(&both(&json!({ "home": ["a", ""], "defaults": [["b", ""]] })));
+    assert!(gateway.logs("was rolled back, and is held back"));
+    assert_eq!(active(&mut gateway.admin().await).await.digest, first.digest);
+    // Nor does it serve because what served is lost.
+    gateway.signal("KILL");
+    gateway.wait();
+    fs::remove_dir_all(world.folder.path().join("state/components")).unwrap();
+    let gateway = world.start(&home("a"));
+    let client = gateway.client("acme").await;
+    assert_eq!(
+        why(client.get("t_x").await),
+        (Code::Internal, "STRATEGY_FAILED".to_owned())
+    );
+    let mut admin = gateway.admin().await;
+    taken(&mut admin, activate("scripted", None)).await;
+    assert_eq!(client.get("t_x").await.unwrap().value, "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -196,11 +196,11 @@ async fn no_answer_mixes_two_strategies() {
     load.add(move |_| {
         let lister = lister.clone();
         async move {
-            let listed = lister.list("t_", 1000).await.unwrap();
-            assert_eq!(listed.len() as u64, KEYS);
-            let first = &listed[0].backend;
+            let found = lister.list("t_", 1000).await.unwrap();
+            assert_eq!(found.len() as u64, KEYS);
+            let first = &found[0].backend;
             assert!(
-                listed
+                found
                     .iter()
                     .all(|config| config.backend == *first && config.value == first.as_bytes())
             );

@@ -73,7 +73,7 @@ async fn serve(
     development: Option<(&DevelopmentKey, &Path)>,
 ) -> Result<(), Failure> {
     let Asked { stop, reload } = shutdown::on_signal()?;
-    let app = App::build(settings).await?;
+    let app = Box::pin(App::build(settings)).await?;
     let address = app.address()?;
     if let Some((key, data)) = development {
         greet(key, data, &address.to_string())?;

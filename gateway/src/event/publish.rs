@@ -134,7 +134,7 @@ impl Publisher {
 
     fn strategy(&self, published: &Published) -> PutEventsRequestEntry {
         let Published { name, digest } = published;
-        let detail = json!({ "name": name, "digest": digest, "replica": self.replica });
+        let detail = json!({ "name": **name, "digest": digest, "replica": *self.replica });
         PutEventsRequestEntry::builder()
             .source(SOURCE)
             .detail_type(STRATEGY_PUBLISHED)

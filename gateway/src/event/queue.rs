@@ -186,7 +186,7 @@ impl Queues {
         }
         if !self.buckets.is_empty() {
             kinds.push("Object Created");
-            any.push(json!({ "bucket": { "name": self.buckets } }));
+            any.push(json!({ "bucket": { "name": *self.buckets } }));
         }
         let detail = match <[_; 1]>::try_from(any) {
             Ok([only]) => only,

@@ -102,6 +102,7 @@ pub(super) fn undone(undone: Undone) -> Status {
         Undone::Disabled => status(Code::FailedPrecondition, "STRATEGY_DISABLED", message),
         Undone::NothingEarlier => status(Code::FailedPrecondition, "NOTHING_EARLIER", message),
         Undone::Source(problem) => status(Code::FailedPrecondition, "SOURCE", problem),
+        Undone::Busy => status(Code::Unavailable, "BUSY", message),
         Undone::Stopping => status(Code::Unavailable, "STOPPING", message),
     }
 }

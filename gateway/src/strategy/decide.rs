@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
 
 use super::breaker::{Admission, Outcome};
-use super::limits::CallError;
 use super::memory::{Answer, Asked, KnownName, Memory, TenantMemory};
-use super::trial::Trial;
+use super::trial::{Answered, Trial};
 use super::version::{Fault, Version};
 use super::{Context, DecideError, Operation};
 use crate::identity::VerifiedTenant;
@@ -102,8 +102,8 @@ impl Strategy {
     }
 
     /// Names that it has decided, as far as it remembers.
-    pub(super) fn known_names(&self) -> impl Iterator<Item = KnownName> {
-        self.memory.known_names()
+    pub(super) fn known_names(&self, now: SystemTime) -> impl Iterator<Item = KnownName> {
+        self.memory.known_names(now)
     }
 
     /// Where `key` lives.
@@ -150,7 +150,8 @@ impl Strategy {
         }
         // Apart, for the room that it takes is room that each remembered answer would have to make too.
         let answer = Box::pin(self.call(&memory, tenant, asked, context)).await;
-        let Some(last) = &self.last else {
+        // What a write did elsewhere a read would not find.
+        let Some(last) = self.last.as_ref().filter(|_| asked.is_to_read()) else {
             return answer;
         };
         let last = last.of(tenant.id());
@@ -193,9 +194,15 @@ impl Strategy {
         }
         let mut admitted = self.admit(memory)?;
         let answer = self.version.answer(tenant.id(), asked);
-        let is_busy = matches!(answer, Err(Fault::Call(CallError::Busy(_))));
+        let is_busy = answer.as_ref().is_err_and(Fault::is_of_the_machine);
         if let Some(trial) = self.trial.as_ref().filter(|_| !is_busy) {
-            trial.note(&self.version, self.generation(), tenant, context, asked, &answer);
+            let answered = Answered {
+                version: &self.version,
+                generation: self.generation(),
+                tenants: self.memory.tenants(),
+                answer: &answer,
+            };
+            trial.note(&answered, tenant, context, asked);
         }
         match answer {
             Ok(answer) => {

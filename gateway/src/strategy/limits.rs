@@ -107,8 +107,9 @@ pub(super) fn processor_time() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// Enough of a text that a guest may have had a hand in.
+/// Enough of a text that a guest may have had a hand in, without what a terminal would obey.
 pub(super) fn first_lines(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
-    words.join(" ").chars().take(400).collect()
+    let clean = words.join(" ");
+    clean.chars().filter(|c| !c.is_control()).take(400).collect()
 }

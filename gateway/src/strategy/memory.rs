@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
@@ -49,6 +50,22 @@ impl<'q> Asked<'q> {
         match self {
             Self::Decide { key, operation, .. } => Self::Decide { key, operation, bags },
             Self::Enumerate { prefix, .. } => Self::Enumerate { prefix, bags },
+        }
+    }
+
+    /// The key, or what keys begin with.
+    pub(super) fn what(&self) -> String {
+        match self {
+            Self::Decide { key, .. } => key.text(),
+            Self::Enumerate { prefix, .. } => format!("{}*", prefix.tag),
+        }
+    }
+
+    /// Whether nothing is to be changed.
+    pub(super) fn is_to_read(&self) -> bool {
+        match self {
+            Self::Decide { operation, .. } => *operation == Operation::Read,
+            Self::Enumerate { .. } => true,
         }
     }
 
@@ -137,6 +154,8 @@ pub(super) struct KnownName {
     /// Tag and name.
     pub(super) key: String,
     pub(super) bags: Bags,
+    /// When it was, at the latest.
+    pub(super) asked: SystemTime,
 }
 
 /// The memory of one strategy.
@@ -218,9 +237,14 @@ impl Memory {
 }
 
 impl Memory {
-    /// What was asked for by name, each name once for all that is done with it.
-    pub(super) fn known_names(&self) -> impl Iterator<Item = KnownName> {
-        self.tenants.iter().flat_map(|(tenant, memory)| {
+    /// Tenants that are remembered.
+    pub(super) fn tenants(&self) -> usize {
+        self.tenants.len()
+    }
+
+    /// What was asked for by name until now, each name once for all that is done with it.
+    pub(super) fn known_names(&self, now: SystemTime) -> impl Iterator<Item = KnownName> {
+        self.tenants.iter().flat_map(move |(tenant, memory)| {
             let verified = memory.verified.get().cloned();
             let names: HashSet<(String, Bags)> = memory
                 .answers
@@ -235,6 +259,7 @@ impl Memory {
                 verified: verified.clone(),
                 key,
                 bags,
+                asked: now,
             })
         })
     }

@@ -119,10 +119,9 @@ async fn load(
 ) -> Result<Version, Rejected> {
     let bytes = Sources::default().fetch(settings).await;
     let bytes = bytes.map_err(|error| Rejected::unfetched(name, &settings.source, &error))?;
-    let identity = Identity::new(stages::sha256(&bytes), settings);
-    stages::prepare(engine, name, settings, catalog, identity, bytes)
-        .end()
-        .await
+    let identity = Identity::new(stages::sha256(&bytes), settings, catalog);
+    let prepared = stages::prepare(engine, name, settings, catalog, identity, bytes.into());
+    prepared.end().await
 }
 
 impl Snapshot {

@@ -9,25 +9,38 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::backend::{AwsSettings, describe_failure};
 use crate::settings::{Source, StrategySettings};
 
 /// The default strategy, as this gateway's own build made it.
 const TAG_PREFIX: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tag-prefix.wasm"));
-/// Of one fetch from S3, retries included.
+/// Of one fetch, retries included.
 const FETCH: Duration = Duration::from_secs(30);
 
 /// What fetches components.
 #[derive(Default)]
 pub(super) struct Sources {
-    /// By region and endpoint, as far as these are said.
-    clients: Mutex<HashMap<(Option<String>, Option<String>), Client>>,
+    clients: Mutex<HashMap<Place, Client>>,
+}
+
+/// Where buckets are, as far as settings say.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
+    region: Option<String>,
+    endpoint_url: Option<String>,
 }
 
 impl Sources {
     /// The bytes behind the source of a strategy; of what is too large only so many that this shows.
     pub(super) async fn fetch(&self, settings: &StrategySettings) -> io::Result<Vec<u8>> {
+        // Whatever comes slowly, and however. The SDK's futures are large.
+        let fetched = timeout(FETCH, Box::pin(self.fetch_at_all(settings))).await;
+        fetched.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("not within {FETCH:?}"))))
+    }
+
+    async fn fetch_at_all(&self, settings: &StrategySettings) -> io::Result<Vec<u8>> {
         let limit = settings.limits.component.0;
         match &settings.source {
             Source::Builtin(name) if name == "tag-prefix" => Ok(TAG_PREFIX.to_vec()),
@@ -44,19 +57,21 @@ impl Sources {
                 };
                 let (bucket, key) = source.s3().ok_or_else(unsupported)?;
                 let client = self.client(settings).await?;
-                // The SDK's futures are large.
-                Box::pin(download(&client, bucket, key, limit)).await
+                download(&client, bucket, key, limit).await
             }
         }
     }
 
     async fn client(&self, settings: &StrategySettings) -> io::Result<Client> {
-        let place = (settings.region.clone(), settings.endpoint_url.clone());
+        let place = Place {
+            region: settings.region.clone(),
+            endpoint_url: settings.endpoint_url.clone(),
+        };
         let mut clients = self.clients.lock().await;
         if let Some(client) = clients.get(&place) {
             return Ok(client.clone());
         }
-        let (region, endpoint_url) = place.clone();
+        let Place { region, endpoint_url } = place.clone();
         let is_elsewhere = endpoint_url.is_some();
         let aws = AwsSettings {
             id: "strategies".into(),

@@ -4,8 +4,7 @@
 //! Only what got worse counts. So nobody has a good version leave by a request that no version could answer; and a machine
 //! that is too busy convicts nobody.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -14,7 +13,9 @@ use tokio::time::Instant;
 use super::Context;
 use super::memory::{Answer, Asked};
 use super::version::{Fault, Version};
+use crate::cache::Cache;
 use crate::identity::VerifiedTenant;
+use crate::key::TenantId;
 use crate::settings::RollbackSettings;
 
 /// What a version is measured by.
@@ -24,8 +25,9 @@ pub(super) struct Trial {
     until: Instant,
     /// Whether the operator accepts that keys are not found any more.
     may_refuse: bool,
-    /// The questions that it failed, each once.
-    failed: Mutex<HashSet<u64>>,
+    cache: Arc<Cache>,
+    /// What it failed, each key once.
+    failed: Mutex<HashMap<TenantId, HashSet<String>>>,
     tell: UnboundedSender<Condemned>,
 }
 
@@ -40,12 +42,22 @@ pub(super) struct Condemned {
     pub(super) reason: String,
 }
 
+/// How a version answered.
+pub(super) struct Answered<'a> {
+    pub(super) version: &'a Version,
+    pub(super) generation: u64,
+    /// So many tenants ask it.
+    pub(super) tenants: usize,
+    pub(super) answer: &'a Result<Answer, Fault>,
+}
+
 impl Trial {
     /// Against `before`, from now on.
     pub(super) fn new(
         before: Arc<Version>,
         settings: &RollbackSettings,
         may_refuse: bool,
+        cache: Arc<Cache>,
         tell: UnboundedSender<Condemned>,
     ) -> Self {
         Self {
@@ -53,64 +65,71 @@ impl Trial {
             settings: settings.clone(),
             until: Instant::now() + settings.window,
             may_refuse,
+            cache,
             failed: Mutex::default(),
             tell,
         }
     }
 
-    /// Takes note of how `version`, which became active as that generation, answered. Who calls holds one of the engine's slots.
-    pub(super) fn note(
-        &self,
-        version: &Version,
-        generation: u64,
-        tenant: &VerifiedTenant,
-        context: &Context,
-        asked: Asked<'_>,
-        answer: &Result<Answer, Fault>,
-    ) {
-        let is_worse = match answer {
+    /// Takes note of how the version answered. Who calls holds one of the engine's slots.
+    pub(super) fn note(&self, answered: &Answered<'_>, tenant: &VerifiedTenant, context: &Context, asked: Asked<'_>) {
+        let has_failed = match answered.answer {
             Err(_) => true,
-            Ok(Answer::Refused(_)) => !self.may_refuse,
-            Ok(Answer::Placed(_) | Answer::Ranges(_)) => false,
+            Ok(Answer::Refused(_)) if !self.may_refuse => false,
+            Ok(_) => return,
         };
-        if !is_worse || self.settings.failures == 0 || Instant::now() >= self.until {
+        if self.settings.failures == 0 || Instant::now() >= self.until {
             return;
         }
         let bags = self.before.bags(tenant, context);
-        let before = self.before.answer(tenant.id(), asked.with(&bags));
-        if !matches!(before, Ok(Answer::Placed(_) | Answer::Ranges(_))) {
-            return;
+        let counts = match self.before.answer(tenant.id(), asked.with(&bags)) {
+            // A refusal is fair where it loses nothing.
+            Ok(before @ Answer::Placed(_)) => has_failed || self.is_known_to_hold(&before),
+            Ok(Answer::Ranges(_)) => has_failed,
+            Ok(Answer::Refused(_)) | Err(_) => false,
+        };
+        if counts && let Some(failures) = self.count(answered.tenants, tenant.id(), asked.what()) {
+            self.condemn(answered, failures);
         }
-        let question = BuildHasherDefault::<DefaultHasher>::default().hash_one((tenant.id(), asked));
+    }
+
+    fn is_known_to_hold(&self, answer: &Answer) -> bool {
+        let Answer::Placed(placed) = answer else { return false };
+        let holds = |place| self.cache.believed(place).is_some_and(|(etag, _)| etag.is_some());
+        placed.layers().any(|layer| holds(layer.place))
+    }
+
+    /// One more, unless it was counted. Returns how many that are, if it is now too many.
+    fn count(&self, tenants: usize, tenant: &TenantId, what: String) -> Option<usize> {
+        let enough = self.settings.failures as usize;
+        // Nobody has a version leave alone, where there is anybody else.
+        let of_one = if tenants > 1 { enough.div_ceil(2) } else { enough };
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if failed.len() >= self.settings.failures as usize || !failed.insert(question) {
-            return;
+        let total = |failed: &HashMap<TenantId, HashSet<String>>| -> usize {
+            failed.values().map(|of| of.len().min(of_one)).sum()
+        };
+        if total(&failed) >= enough && enough > 0 {
+            // It was told already.
+            return None;
         }
-        let failures = failed.len();
-        drop(failed);
-        tracing::warn!(
-            strategy = &*version.name,
-            generation,
-            failures,
-            "a version did not answer what the one before it would have"
-        );
-        if failures == self.settings.failures as usize {
-            let reason = match answer {
-                Err(fault) => format!(
-                    "it failed {failures} times where {} answered, the last time: {fault}",
-                    self.before.semver
-                ),
-                Ok(_) => format!(
-                    "it failed or refused {failures} times where {} answered",
-                    self.before.semver
-                ),
-            };
-            // Who is gone has nothing to roll back.
-            _ = self.tell.send(Condemned {
-                name: Arc::clone(&version.name),
-                generation,
-                reason,
-            });
+        let of = failed.entry(tenant.clone()).or_default();
+        if of.len() >= enough || !of.insert(what) {
+            return None;
         }
+        Some(total(&failed)).filter(|failures| *failures >= enough)
+    }
+
+    fn condemn(&self, answered: &Answered<'_>, failures: usize) {
+        let before = &self.before.semver;
+        let reason = match answered.answer {
+            Err(fault) => format!("it failed {failures} keys where {before} answered, the last of them: {fault}"),
+            Ok(_) => format!("it failed or refused {failures} keys where {before} answered"),
+        };
+        // Who is gone has nothing to roll back.
+        _ = self.tell.send(Condemned {
+            name: Arc::clone(&answered.version.name),
+            generation: answered.generation,
+            reason,
+        });
     }
 }

@@ -1,28 +1,33 @@
 //! A version of a strategy: component, settings and catalog, checked and immutable. It decides, and remembers nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::component::Prepared;
 use super::engine::Engine;
-use super::lifecycle::stages::sha256;
+use super::lifecycle::stages::{Backend, sha256};
 use super::limits::{CallError, Limits};
 use super::memory::{Answer, Asked, Bags};
 use super::{Context, Operation, Refusal};
 use crate::identity::VerifiedTenant;
 use crate::key::{Tag, TenantId};
 use crate::placement::{BrokenDecision, Grants};
-use crate::settings::{Source, StrategySettings};
+use crate::settings::{OnFailure, StrategySettings};
 use crate::wit;
 
 /// Longest text of a refusal that reaches the caller, in bytes.
 const REFUSAL_BYTES: usize = 1024;
 /// A call that nobody waits for may take so many times the time, for it is not to fail because the machine is busy.
 const PATIENCE: u32 = 10;
+/// And so many times again.
+const TRIES: u32 = 3;
 
 /// What came out of a source and passed.
+#[derive(Clone)]
 pub(super) struct Version {
     /// The operator's name for the strategy.
     pub(super) name: Arc<str>,
@@ -36,6 +41,8 @@ pub(super) struct Version {
     pub(super) claims: Vec<String>,
     pub(super) context: Vec<String>,
     pub(super) prepared: Prepared,
+    /// What it was compiled from.
+    pub(super) bytes: Arc<[u8]>,
     pub(super) setup: wit::Setup,
     pub(super) limits: Limits,
     pub(super) grants: Grants,
@@ -52,16 +59,45 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn new(digest: String, settings: &StrategySettings) -> Self {
-        let mut given = settings.clone();
-        given.source = Source::Builtin(String::new());
-        given.digest = None;
-        given.unpinned = false;
+    pub(super) fn new(digest: String, settings: &StrategySettings, catalog: &[Backend]) -> Self {
+        let StrategySettings {
+            tags,
+            backends,
+            shared_scope,
+            on_failure,
+            limits,
+            breaker,
+            rollback,
+            settings,
+            ..
+        } = settings;
+        let granted = catalog
+            .iter()
+            .filter(|backend| backends.iter().any(|id| **id == *backend.id));
+        let granted: Vec<Value> = granted
+            .map(|backend| json!([*backend.id, backend.kind, backend.max_value_bytes, backend.attributes]))
+            .collect();
+        let tags: BTreeSet<&str> = tags.iter().map(Tag::as_str).collect();
+        // Said one by one, so that it is the same for other releases too.
+        let given = json!({
+            "settings": settings,
+            "tags": tags,
+            "granted": granted,
+            "shared_scope": shared_scope,
+            "last_decision": *on_failure == OnFailure::LastDecision,
+            "limits": [limits.fuel, millis(limits.deadline), limits.memory.0, limits.component.0],
+            "breaker": [u64::from(breaker.failures), millis(breaker.window), millis(breaker.rest)],
+            "rollback": [u64::from(rollback.failures), millis(rollback.window)],
+        });
         Self {
             digest,
-            settings: sha256(format!("{given:?}").as_bytes()),
+            settings: sha256(given.to_string().as_bytes()),
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A version's own fault, as operators see it.
@@ -73,7 +109,40 @@ pub(super) enum Fault {
     Broken(#[from] BrokenDecision),
 }
 
+impl Fault {
+    /// It is not the version's.
+    pub(super) fn is_of_the_machine(&self) -> bool {
+        matches!(self, Self::Call(CallError::Busy(_)))
+    }
+}
+
 impl Version {
+    /// The same, as far as `settings` grant it still. None: they grant it nothing.
+    pub(super) fn within(self: &Arc<Self>, settings: &StrategySettings) -> Option<Arc<Self>> {
+        let Self { tags, grants, .. } = &**self;
+        let tags: Vec<Tag> = tags.iter().filter(|tag| settings.tags.contains(tag)).cloned().collect();
+        let is_granted = |backend: &&Arc<str>| settings.backends.iter().any(|id| **id == ***backend);
+        let grants = Grants {
+            backends: grants.backends.iter().filter(is_granted).cloned().collect(),
+            shared: grants.shared && settings.shared_scope,
+        };
+        if tags.is_empty() {
+            return None;
+        }
+        if tags == self.tags && grants == self.grants {
+            return Some(Arc::clone(self));
+        }
+        let mut clipped = Self::clone(self);
+        clipped.tags = tags;
+        clipped.grants = grants;
+        clipped.settings.tags.retain(|tag| settings.tags.contains(tag));
+        clipped.settings.backends.retain(|id| settings.backends.contains(id));
+        clipped.settings.shared_scope &= settings.shared_scope;
+        // It was not made with that, so it is like none that is.
+        clipped.identity.settings += " clipped";
+        Some(clipped.into())
+    }
+
     /// What it answers, checked. On this very thread: a call takes microseconds, fuel ends it after some milliseconds at
     /// most, and who calls holds one of the engine's slots.
     pub(super) fn answer(&self, tenant: &TenantId, asked: Asked<'_>) -> Result<Answer, Fault> {
@@ -82,7 +151,14 @@ impl Version {
 
     /// The same without a slot, for as long as it takes: nobody waits, and nobody else runs here.
     pub(super) fn answer_patiently(&self, tenant: &TenantId, asked: Asked<'_>) -> Result<Answer, Fault> {
-        self.answer_within(&self.limits.patient(PATIENCE), tenant, asked)
+        let limits = self.limits.patient(PATIENCE);
+        for _ in 1..TRIES {
+            match self.answer_within(&limits, tenant, asked) {
+                Err(fault) if fault.is_of_the_machine() => {}
+                answer => return answer,
+            }
+        }
+        self.answer_within(&limits, tenant, asked)
     }
 
     /// The same for nobody who waits, who has as much time as it takes: once the engine has a slot.

@@ -143,9 +143,9 @@ impl Ledger {
         }
     }
 
-    /// What it holds of a key, if anything; none within: something that is no state of ours.
-    pub(super) fn state(&self, key: &str) -> Option<Option<Etag>> {
-        self.held().get(key).map(|held| held.etag)
+    /// What it holds of a key, if anything.
+    pub(super) fn state(&self, key: &str) -> Option<Held> {
+        self.held().get(key).cloned()
     }
 
     /// What is held was found under another decision, so far.

@@ -21,13 +21,16 @@ pub struct Roster {
     opened: AtomicU64,
 }
 
+/// By their ids.
+type Subscriptions = HashMap<Arc<str>, (Arc<Ledger>, Arc<Marks>)>;
+
 /// One of them.
 pub struct Stream {
     peer: String,
     tenant: VerifiedTenant,
     since: SystemTime,
     sent: AtomicU64,
-    subscriptions: Mutex<HashMap<Arc<str>, (Arc<Ledger>, Arc<Marks>)>>,
+    subscriptions: Mutex<Subscriptions>,
 }
 
 /// One of them, until this is dropped.
@@ -168,7 +171,7 @@ impl Stream {
         watching
     }
 
-    fn subscriptions(&self) -> MutexGuard<'_, HashMap<Arc<str>, (Arc<Ledger>, Arc<Marks>)>> {
+    fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -313,9 +313,10 @@ impl<T: From<News>> Subscription<T> {
                 .as_ref()
                 .is_some_and(|config| self.ledger.is_behind(key, config, lags));
         let held = self.ledger.state(key);
-        match (&found, held) {
-            (Some(config), Some(held)) if held == Some(config.entry.etag) => {
-                if self.ledger.is_still_held(key, config.origin) {
+        match (&found, &held) {
+            (Some(config), Some(held)) if held.etag == Some(config.entry.etag) => {
+                let is_first = self.ledger.is_still_held(key, config.origin);
+                if is_first {
                     self.is_shown(key, config.entry.etag);
                 }
             }
@@ -331,7 +332,7 @@ impl<T: From<News>> Subscription<T> {
         }
         let etag = found.as_ref().map(|config| config.entry.etag);
         match (found, held) {
-            (Some(_), Some(held)) if held == etag => {}
+            (Some(_), Some(held)) if held.etag == etag => {}
             (Some(mut config), _) => {
                 if self.asked.keys_only {
                     config.entry.value = bytes::Bytes::new();

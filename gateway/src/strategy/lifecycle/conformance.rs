@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use super::stages::Failure;
 use crate::key::{TagPrefix, Tags, TenantId};
 use crate::placement::PlaceRange;
 use crate::strategy::Operation;
@@ -16,8 +17,10 @@ use crate::strategy::version::Version;
 const TENANT: &str = "conformance-check";
 
 /// Checks it, and says what it does wrong.
-pub(super) fn check(version: &Version) -> Result<(), String> {
-    let tenant: TenantId = TENANT.parse().map_err(|problem| format!("{TENANT}: {problem}"))?;
+pub(super) fn check(version: &Version) -> Result<(), Failure> {
+    let tenant: TenantId = TENANT
+        .parse()
+        .map_err(|problem| Failure::new(format!("{TENANT}: {problem}")))?;
     let tags = Tags::new(version.tags.iter().cloned());
     let bags = Bags::default();
     let longest = "x".repeat(256);
@@ -32,7 +35,7 @@ pub(super) fn check(version: &Version) -> Result<(), String> {
             prefix: &prefix,
             bags: &bags,
         };
-        let ranges = match twice(version, &tenant, of_tag).map_err(|why| format!("enumerate of `{tag}`: {why}"))? {
+        let ranges = match twice(version, &tenant, of_tag).map_err(|why| why.of(&format!("enumerate of `{tag}`")))? {
             Answer::Ranges(ranges) => Some(ranges),
             _ => None,
         };
@@ -46,9 +49,9 @@ pub(super) fn check(version: &Version) -> Result<(), String> {
                     operation,
                     bags: &bags,
                 };
-                let answer = twice(version, &tenant, asked).map_err(|why| format!("decide of `{text}`: {why}"))?;
+                let answer = twice(version, &tenant, asked).map_err(|why| why.of(&format!("decide of `{text}`")))?;
                 if operation == Operation::Read && key.tag() == tag {
-                    is_enumerated(&answer, ranges.as_deref()).map_err(|why| format!("decide of `{text}`: {why}"))?;
+                    is_enumerated(&answer, ranges.as_deref()).map_err(|why| why.of(&format!("decide of `{text}`")))?;
                 }
             }
         }
@@ -57,31 +60,41 @@ pub(super) fn check(version: &Version) -> Result<(), String> {
 }
 
 /// A strategy is pure, so what it says once it says again.
-fn twice(version: &Version, tenant: &TenantId, asked: Asked<'_>) -> Result<Answer, String> {
-    let once = version
-        .answer_patiently(tenant, asked)
-        .map_err(|fault| fault.to_string())?;
-    let again = version
-        .answer_patiently(tenant, asked)
-        .map_err(|fault| fault.to_string())?;
+fn twice(version: &Version, tenant: &TenantId, asked: Asked<'_>) -> Result<Answer, Failure> {
+    let once = answered(version, tenant, asked)?;
+    let again = answered(version, tenant, asked)?;
     if once == again {
         Ok(once)
     } else {
-        Err("asked twice, it answers differently".to_owned())
+        Err(Failure::new("asked twice, it answers differently"))
     }
 }
 
-fn is_enumerated(answer: &Answer, ranges: Option<&BTreeSet<PlaceRange>>) -> Result<(), String> {
+fn answered(version: &Version, tenant: &TenantId, asked: Asked<'_>) -> Result<Answer, Failure> {
+    version.answer_patiently(tenant, asked).map_err(|fault| Failure {
+        reason: fault.to_string(),
+        may_pass: fault.is_of_the_machine(),
+    })
+}
+
+impl Failure {
+    fn of(self, what: &str) -> Self {
+        let reason = format!("{what}: {}", self.reason);
+        Self { reason, ..self }
+    }
+}
+
+fn is_enumerated(answer: &Answer, ranges: Option<&BTreeSet<PlaceRange>>) -> Result<(), Failure> {
     let (Answer::Placed(placed), Some(ranges)) = (answer, ranges) else {
         return Ok(());
     };
     let hidden = placed.layers().map(|layer| layer.place.range());
     match hidden.into_iter().find(|range| !ranges.contains(range)) {
         None => Ok(()),
-        Some(range) => Err(format!(
+        Some(range) => Err(Failure::new(format!(
             "it places the key in `{}` of `{}`, which enumerate does not name",
             range.range.folder(),
             range.backend
-        )),
+        ))),
     }
 }

@@ -4,22 +4,21 @@
 //! lose it: where the value would not be found any more, or another one in its place, the key moves. Names that cannot be judged
 //! are counted, for a gate that has seen too little has nothing to say.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 
+use super::names::Known;
 use crate::backend::Catalog;
 use crate::cache::{Cache, Consistency};
 use crate::identity::VerifiedTenant;
-use crate::key::{ConfigKey, TenantId};
-use crate::placement::{Place, Placed};
+use crate::key::{ConfigKey, Tag, TagPrefix, TenantId};
+use crate::placement::{Place, PlaceRange, Placed};
 use crate::strategy::Operation;
 use crate::strategy::decide::Strategy;
-use crate::strategy::limits::CallError;
 use crate::strategy::memory::{Answer, Asked, Bags, KnownName, Question};
 use crate::strategy::registry::Snapshot;
 use crate::strategy::version::Fault;
@@ -32,6 +31,8 @@ const AT_ONCE: usize = 4;
 const AT_MOST: Duration = Duration::from_mins(1);
 /// Reads of stores, so that who asks for keys does not wait for this.
 const READS: usize = 1000;
+/// Of these, for one tenant: so that none is left without because of another.
+const READS_OF_ONE: usize = 200;
 
 /// What would become of the keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +51,29 @@ impl Drift {
     /// Whether enough is known to say anything.
     pub(super) fn is_covered(&self) -> bool {
         self.known > 0 && self.judged * 10 >= self.known * 9
+    }
+
+    /// Why nothing may become active that comes to this, unless somebody accepts it.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let Self {
+            known, judged, moved, ..
+        } = self;
+        if *moved > 0 {
+            Some(format!(
+                "{moved} of {known} known keys would not be found any more, or another value in their place: allow_moves \
+                 accepts that"
+            ))
+        } else if *known == 0 {
+            let none =
+                "no key that it would decide is known here yet, so nothing can be compared: allow_moves does without";
+            Some(none.to_owned())
+        } else if !self.is_covered() {
+            Some(format!(
+                "only {judged} of {known} known keys could be compared: allow_moves does without the others"
+            ))
+        } else {
+            None
+        }
     }
 
     fn count(&mut self, name: &KnownName, fate: Fate) {
@@ -82,22 +106,26 @@ pub(super) struct Values<'v> {
     pub(super) stores: &'v Catalog,
 }
 
-/// Judges `names`. What the strategies of `new` answer meanwhile they remember, so that who asks next does not wait.
-pub(super) async fn compare(old: &Snapshot, new: &Snapshot, names: Vec<KnownName>, values: &Values<'_>) -> Drift {
+/// Judges what is `known`. What the strategies of `new` answer meanwhile they remember, so that who asks next does not wait.
+pub(super) async fn compare(old: &Snapshot, new: &Snapshot, known: Known, values: &Values<'_>) -> Drift {
     let until = Instant::now() + AT_MOST;
     let gate = Gate {
         old,
         new,
         values,
-        reads: AtomicUsize::new(READS),
+        reads: Mutex::default(),
+        listed: Mutex::default(),
     };
-    let mut fates = stream::iter(names)
+    let mut fates = stream::iter(known.names)
         .map(|name| async {
             let fate = timeout_at(until, gate.judge(&name)).await;
             (name, fate.unwrap_or(Some(Fate::Unknown)))
         })
         .buffer_unordered(AT_ONCE);
-    let mut drift = Drift::default();
+    let mut drift = Drift {
+        known: known.more,
+        ..Drift::default()
+    };
     while let Some((name, fate)) = fates.next().await {
         if let Some(fate) = fate {
             drift.count(&name, fate);
@@ -107,25 +135,16 @@ pub(super) async fn compare(old: &Snapshot, new: &Snapshot, names: Vec<KnownName
     drift
 }
 
-/// Names, each once. Those of which it is not known what the strategy was shown stand behind those of which it is.
-pub(super) fn each_once(names: impl IntoIterator<Item = KnownName>, at_most: usize) -> Vec<KnownName> {
-    let mut seen: HashMap<(TenantId, String), HashSet<Bags>> = HashMap::new();
-    let mut each = Vec::new();
-    for name in names {
-        let bags = seen.entry((name.tenant.clone(), name.key.clone())).or_default();
-        let says_nothing = name.bags == Bags::default() && !bags.is_empty();
-        if !says_nothing && bags.insert(name.bags.clone()) && each.len() < at_most {
-            each.push(name);
-        }
-    }
-    each
-}
+/// Where lists look: of each tenant, tag and what the strategy was shown. None: there is no list.
+type Listed = HashMap<(TenantId, Tag, Bags), Option<Arc<BTreeSet<PlaceRange>>>>;
 
 struct Gate<'g> {
     old: &'g Snapshot,
     new: &'g Snapshot,
     values: &'g Values<'g>,
-    reads: AtomicUsize,
+    /// Of each tenant.
+    reads: Mutex<HashMap<TenantId, usize>>,
+    listed: Mutex<Listed>,
 }
 
 impl Gate<'_> {
@@ -143,15 +162,17 @@ impl Gate<'_> {
         {
             return None;
         }
-        let Ok(Answer::Placed(before)) = before else {
+        let before = match before {
+            Ok(Answer::Placed(before)) => before,
+            Err(fault) if fault.is_of_the_machine() => return Some(Fate::Unknown),
             // Who could not find it loses nothing.
-            return None;
+            Ok(_) | Err(_) => return None,
         };
         let after = match &next {
             None => None,
             Some((next, key)) => match answer(next, name, key).await {
                 Ok(answer) => Some(answer),
-                Err(Fault::Call(CallError::Busy(_))) => return Some(Fate::Unknown),
+                Err(fault) if fault.is_of_the_machine() => return Some(Fate::Unknown),
                 // Whoever asks for it gets an error, whatever it holds.
                 Err(_) => return Some(Fate::Moves),
             },
@@ -163,6 +184,12 @@ impl Gate<'_> {
             Some(Answer::Placed(placed)) => Some(&**placed),
             _ => None,
         };
+        if let (Some(after), Some((next, key))) = (after, &next)
+            && !self.is_listed(next, name, key, after).await
+        {
+            // Who lists or watches would not see it.
+            return Some(Fate::Moves);
+        }
         Some(self.fate(&before, after, name.verified.as_ref()).await)
     }
 
@@ -172,25 +199,17 @@ impl Gate<'_> {
         if before == after {
             return Fate::Stays;
         }
-        let unknown = || {
-            if before.iter().any(|place| after.contains(place)) {
-                Fate::Unknown
-            } else {
-                // It cannot be found, if it is there at all.
-                Fate::Moves
-            }
-        };
         for place in &before {
             match self.holds(place, verified).await {
                 Some(false) => {}
-                None => return unknown(),
+                None => return Fate::Unknown,
                 Some(true) => {
                     for next in &after {
                         match self.holds(next, verified).await {
                             _ if next == place => return Fate::Stays,
                             Some(false) => {}
                             Some(true) => return Fate::Moves,
-                            None => return unknown(),
+                            None => return Fate::Unknown,
                         }
                     }
                     return Fate::Moves;
@@ -200,6 +219,49 @@ impl Gate<'_> {
         Fate::Stays
     }
 
+    /// Whether lists look wherever `placed` says that the key may be.
+    async fn is_listed(&self, strategy: &Strategy, name: &KnownName, key: &ConfigKey, placed: &Placed) -> bool {
+        let bags = strategy.decides().bags_of(&name.bags);
+        let of = (name.tenant.clone(), key.tag().clone(), bags);
+        let known = self.listed().get(&of).cloned();
+        let ranges = if let Some(ranges) = known {
+            ranges
+        } else {
+            let prefix = TagPrefix {
+                tag: of.1.clone(),
+                name_prefix: "".into(),
+                named: true,
+            };
+            let asked = Asked::Enumerate {
+                prefix: &prefix,
+                bags: &of.2,
+            };
+            let ranges = match strategy.decides().rehearse(&name.tenant, asked).await {
+                Ok(Answer::Ranges(ranges)) => Some(ranges),
+                // Which is no worse for one key than for another.
+                Ok(_) | Err(_) => None,
+            };
+            self.listed().insert(of, ranges.clone());
+            ranges
+        };
+        ranges.is_none_or(|ranges| placed.layers().all(|layer| ranges.contains(&layer.place.range())))
+    }
+
+    /// One more read of stores, of so many for each tenant.
+    fn may_read(&self, tenant: &TenantId) -> bool {
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        if reads.values().sum::<usize>() >= READS {
+            return false;
+        }
+        let of = reads.entry(tenant.clone()).or_default();
+        *of += 1;
+        *of <= READS_OF_ONE
+    }
+
+    fn listed(&self) -> MutexGuard<'_, Listed> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether there is a value; none if nobody knows.
     async fn holds(&self, place: &Place, verified: Option<&VerifiedTenant>) -> Option<bool> {
         let Values { cache, stores } = self.values;
@@ -207,10 +269,7 @@ impl Gate<'_> {
             return Some(etag.is_some());
         }
         let (verified, store) = (verified?, stores.get(&place.backend)?);
-        let take = |left: usize| left.checked_sub(1);
-        self.reads
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .ok()?;
+        self.may_read(verified.id()).then_some(())?;
         let read = cache
             .read(verified, store, place, cache.policy(None), Consistency::Cached)
             .await;

@@ -11,13 +11,14 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::Lifecycle;
 use super::quarantine::Quarantine;
+use super::slot::{Attempt, Mode, Seen, Slot, Stored};
 use super::stages::sha256;
-use super::{Lifecycle, Mode, Seen};
 use crate::folder::{FolderError, PrivateFolder};
 use crate::settings::StrategySettings;
 use crate::strategy::memory::{Bags, KnownName};
-use crate::strategy::version::Identity;
+use crate::strategy::version::{Identity, Version};
 
 /// Which versions were active.
 const SET: &str = "strategies.json";
@@ -37,6 +38,7 @@ pub(super) struct Kept {
 
 /// What there was.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct KeptSet {
     pub(super) generation: u64,
     pub(super) strategies: BTreeMap<String, KeptStrategy>,
@@ -44,11 +46,14 @@ pub(super) struct KeptSet {
 
 /// Of one strategy.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct KeptStrategy {
     pub(super) mode: Mode,
     pub(super) active: Option<KeptVersion>,
+    pub(super) earlier: Vec<KeptVersion>,
     pub(super) seen: Option<Seen>,
     pub(super) quarantine: Quarantine,
+    pub(super) attempt: Option<Attempt>,
 }
 
 /// A version that was active, and what it was given.
@@ -63,12 +68,16 @@ pub(super) struct KeptVersion {
     shared_scope: bool,
 }
 
+/// Components by their digests. Those of which the bytes are not here are in the folder.
+type Components = BTreeMap<String, Option<Arc<[u8]>>>;
+
 /// A name, as it is written down.
 #[derive(Serialize, Deserialize)]
 struct KeptName {
     tenant: String,
     key: String,
     bags: Bags,
+    asked: SystemTime,
 }
 
 impl Kept {
@@ -80,24 +89,26 @@ impl Kept {
         })
     }
 
-    /// What there was; nothing, if it cannot be read.
-    pub(super) fn set(&self) -> io::Result<KeptSet> {
-        match self.folder.read(SET)? {
+    /// What there was.
+    pub(super) fn set(&self) -> Result<KeptSet, FolderError> {
+        let unreadable = |error: io::Error| FolderError::Unreadable { file: SET, error };
+        match self.folder.read(SET).map_err(unreadable)? {
             None => Ok(KeptSet::default()),
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| unreadable(error.into())),
         }
     }
 
-    /// From here on there is that. Components that it does not name, nor `others`, are removed.
-    pub(super) fn keep_set(&self, set: &KeptSet, others: &BTreeSet<String>) -> io::Result<()> {
+    /// From here on there is that, and these components of which the bytes are not here must be there already. Others are removed.
+    fn keep_set(&self, set: &KeptSet, components: &Components) -> io::Result<()> {
+        // First of all, so that what is named is there.
+        for (digest, bytes) in components {
+            if let Some(bytes) = bytes {
+                self.keep_component(&file_of(digest), bytes)?;
+            }
+        }
         let bytes = serde_json::to_vec_pretty(set).map_err(io::Error::other)?;
         self.folder.write(SET, &bytes)?;
-        let active = set.strategies.values().filter_map(|kept| kept.active.as_ref());
-        let named: BTreeSet<String> = active
-            .map(|active| &active.version.digest)
-            .chain(others)
-            .map(|digest| file_of(digest))
-            .collect();
+        let named: BTreeSet<String> = components.keys().map(|digest| file_of(digest)).collect();
         for file in fs::read_dir(self.components.path())? {
             let file = file?;
             if !file.file_name().to_str().is_some_and(|name| named.contains(name)) {
@@ -107,13 +118,13 @@ impl Kept {
         Ok(())
     }
 
-    /// Keeps a component.
-    pub(super) fn keep_component(&self, digest: &str, bytes: &[u8]) -> io::Result<()> {
-        let file = file_of(digest);
-        if self.components.path().join(&file).exists() {
+    fn keep_component(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
+        // What cannot be read is written anew.
+        let there = self.components.read(file).ok().flatten();
+        if there.is_some_and(|there| there == bytes) {
             return Ok(());
         }
-        self.components.write(&file, bytes)
+        self.components.write(file, bytes)
     }
 
     /// The component of that digest, if it is there and whole.
@@ -143,6 +154,7 @@ impl Kept {
                     verified: None,
                     key: name.key,
                     bags: name.bags,
+                    asked: name.asked,
                 })
             })
             .collect())
@@ -156,6 +168,7 @@ impl Kept {
                 tenant: name.tenant.to_string(),
                 key: name.key,
                 bags: name.bags,
+                asked: name.asked,
             })
             .collect();
         let names = postcard::to_stdvec(&names).map_err(io::Error::other)?;
@@ -164,10 +177,11 @@ impl Kept {
 }
 
 impl KeptVersion {
-    /// That version, made with those settings.
-    pub(super) fn new(version: Identity, settings: &StrategySettings, generation: u64, activated: SystemTime) -> Self {
+    /// That version, which became active so.
+    pub(super) fn new(version: &Version, generation: u64, activated: SystemTime) -> Self {
+        let settings = &version.settings;
         Self {
-            version,
+            version: version.identity.clone(),
             generation,
             activated,
             settings: settings.settings.clone(),
@@ -192,63 +206,93 @@ impl KeptVersion {
     }
 }
 
+impl Slot {
+    /// What operators said of it, and what is held against its components.
+    pub(super) fn said(self) -> KeptStrategy {
+        KeptStrategy {
+            mode: self.mode,
+            quarantine: self.quarantine,
+            ..KeptStrategy::default()
+        }
+    }
+}
+
 impl Lifecycle {
     /// What is active outlives a restart.
     pub(super) async fn keep(&self) {
-        let Some(kept) = self.kept.clone() else { return };
         let _one_at_a_time = self.keeping.lock().await;
-        let (set, others) = self.kept_set();
-        let keep = tokio::task::spawn_blocking(move || kept.keep_set(&set, &others)).await;
-        match keep {
-            Ok(Ok(())) => self.made.part.is_ready(""),
-            Ok(Err(error)) => self
+        let Some(kept) = self.kept.clone() else { return };
+        let (set, components) = self.kept_set();
+        let keep = tokio::task::spawn_blocking(move || kept.keep_set(&set, &components)).await;
+        match keep.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+            Ok(()) => self.made.part.is_ready(""),
+            Err(error) => self
                 .made
                 .part
                 .is_away(&format!("what is active could not be kept: {error}")),
-            Err(panic) => self
-                .made
-                .part
-                .is_away(&format!("what is active could not be kept: {panic}")),
         }
     }
 
-    pub(super) fn kept_set(&self) -> (KeptSet, BTreeSet<String>) {
+    fn kept_set(&self) -> (KeptSet, Components) {
         let slots = self.slots();
-        let current = self.registry.current();
-        let mut others = BTreeSet::new();
-        let strategies = slots.iter().map(|(name, slot)| {
-            let version = current.serving(name).map(|serving| Arc::clone(serving.decides()));
-            let version = version.or_else(|| slot.disabled.clone());
-            others.extend(slot.earlier.iter().map(|version| version.identity.digest.clone()));
-            let record = self.records.active(name);
-            let kept = KeptStrategy {
-                mode: slot.mode,
-                active: version.map(|version| {
-                    let generation = record.as_ref().map_or(1, |record| record.generation);
-                    let activated = record.and_then(|record| record.activated);
-                    let activated = activated.unwrap_or_else(|| self.made.clock.now());
-                    KeptVersion::new(version.identity.clone(), &version.settings, generation, activated)
-                }),
-                seen: slot.seen.clone(),
-                quarantine: slot.quarantine.clone(),
-            };
-            (name.to_string(), kept)
-        });
+        let mut components = Components::new();
+        let mut strategies = BTreeMap::new();
+        for (name, kept) in self.absent().iter() {
+            strategies.insert(
+                name.clone(),
+                KeptStrategy {
+                    mode: kept.mode,
+                    quarantine: kept.quarantine.clone(),
+                    ..KeptStrategy::default()
+                },
+            );
+        }
+        for (name, slot) in slots.iter() {
+            strategies.insert(name.to_string(), self.kept(name, slot, &mut components));
+        }
         let set = KeptSet {
-            strategies: strategies.collect(),
-            generation: current.generation(),
+            generation: self.registry.current().generation(),
+            strategies,
         };
-        (set, others)
+        (set, components)
+    }
+
+    fn kept(&self, name: &str, slot: &Slot, components: &mut Components) -> KeptStrategy {
+        let current = self.registry.current();
+        let record = self.records.active(name);
+        let generation = record.as_ref().map_or(0, |record| record.generation);
+        let activated = record.and_then(|record| record.activated);
+        let activated = activated.unwrap_or_else(|| self.made.clock.now());
+        let mut kept = |stored: &Stored| match stored {
+            Stored::Here(version) => {
+                let digest = version.identity.digest.clone();
+                components.insert(digest, Some(Arc::clone(&version.bytes)));
+                KeptVersion::new(version, generation, activated)
+            }
+            Stored::Kept(kept) => {
+                components.entry(kept.version.digest.clone()).or_default();
+                kept.clone()
+            }
+        };
+        let serving = current
+            .serving(name)
+            .map(|serving| Stored::Here(Arc::clone(serving.decides())));
+        KeptStrategy {
+            mode: slot.mode,
+            active: serving.as_ref().or(slot.dormant.as_ref()).map(&mut kept),
+            earlier: slot.earlier.iter().map(&mut kept).collect(),
+            seen: slot.seen.clone(),
+            quarantine: slot.quarantine.clone(),
+            attempt: slot.attempt.clone(),
+        }
     }
 
     pub(super) async fn keep_names(&self) {
         let Some(kept) = self.kept.clone() else { return };
-        let names = self.known_names(&self.registry.current());
-        let keep = tokio::task::spawn_blocking(move || kept.keep_names(names)).await;
-        if let Ok(Err(error)) = keep {
-            self.made
-                .part
-                .is_away(&format!("the names that are known could not be kept: {error}"));
+        let known = self.names.all(self.registry.current()).await;
+        let keep = tokio::task::spawn_blocking(move || kept.keep_names(known.names)).await;
+        if let Err(error) = keep.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+            tracing::warn!(%error, "the names that are known could not be kept");
         }
     }
 }

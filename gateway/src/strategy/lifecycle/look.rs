@@ -2,25 +2,32 @@
 
 use std::sync::Arc;
 
-use super::records::State;
-use super::stages::{self, Stage};
-use super::{Activated, Lifecycle, Mode, Seen, Slot, Wish};
+use futures_util::{StreamExt as _, stream};
+
+use super::Lifecycle;
+use super::slot::{Mode, Slot};
+use super::stages;
+use super::way::{Wanted, Wish};
 use crate::strategy::version::Identity;
 
 impl Lifecycle {
-    /// Looks at every source.
+    /// Looks at every source, at each by itself: one that does not answer keeps no other.
     pub(super) async fn look_everywhere(&self) {
         let names: Vec<Arc<str>> = self.slots().keys().cloned().collect();
-        for name in names {
-            self.look_at(&name).await;
-        }
+        stream::iter(names)
+            .for_each_concurrent(None, |name| async move { self.look_at(&name).await })
+            .await;
     }
 
     /// Looks at a source, and takes up what lies there if that is another version than when it was looked at before.
-    pub(super) async fn look_at(&self, name: &Arc<str>) {
+    async fn look_at(&self, name: &Arc<str>) {
         let follows = |slot: &&Slot| slot.mode == Mode::Follow;
-        let settings = self.slots().get(name).filter(follows).map(|slot| slot.settings.clone());
-        let Some(settings) = settings else { return };
+        let configured = {
+            let slots = self.slots();
+            let slot = slots.get(name).filter(follows);
+            slot.map(|slot| (slot.settings.clone(), slot.revision))
+        };
+        let Some((settings, revision)) = configured else { return };
         let bytes = match self.sources.fetch(&settings).await {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -28,44 +35,40 @@ impl Lifecycle {
                 return;
             }
         };
-        let identity = Identity::new(stages::sha256(&bytes), &settings);
+        let identity = Identity::new(stages::sha256(&bytes), &settings, &self.made.catalog);
         let now = self.made.clock.now();
         {
-            let mut slots = self.slots();
-            let Some(slot) = slots.get_mut(name) else { return };
-            let is_settled = slot.seen.as_ref() == Some(&Seen::settled(identity.clone()));
-            if is_settled {
+            let slots = self.slots();
+            let Some(slot) = slots.get(name) else { return };
+            if slot.has_settled(&identity) {
                 return;
             }
-            if slot.quarantine.holds(&identity, now) {
+            if slot.quarantine.holds(&identity.digest, now) {
+                let digest = identity.digest;
                 tracing::warn!(
                     strategy = &**name,
-                    digest = identity.digest,
+                    digest,
                     "what a source holds was rolled back, and is held back"
                 );
                 return;
             }
         }
+        let wanted = Wanted {
+            name: Arc::clone(name),
+            bytes: bytes.into(),
+            identity,
+            settings,
+            revision,
+            is_of_source: true,
+        };
         let wish = Wish {
             allow_moves: false,
             validate_only: false,
             generation: None,
             by_itself: true,
         };
-        let taken = self.take(name, bytes, &identity, settings, wish).await;
-        let settled = match &taken {
-            // With more names known it may pass.
-            Ok(Activated { record, drift }) => {
-                !matches!(record.state, State::Rejected(Stage::Shadowed, _)) || drift.is_covered()
-            }
-            Err(_) => false,
-        };
-        if let Some(slot) = self.slots().get_mut(name) {
-            slot.seen = Some(Seen {
-                version: identity,
-                settled,
-            });
+        if let Err(undone) = self.take(wanted, wish).await {
+            tracing::info!(strategy = &**name, %undone, "what a source holds was not taken up");
         }
-        self.keep().await;
     }
 }

@@ -1,11 +1,9 @@
-//! Versions that had to leave, and are not taken up again by themselves: for a while that doubles each time, and in the end
-//! until somebody asks for them.
+//! Components that had to leave, and are not taken up again by themselves: for a while that doubles each time, and in the end
+//! until somebody asks for them. Whatever else they are given: it is the component that is not trusted.
 
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-
-use crate::strategy::version::Identity;
 
 /// After the first time.
 const FIRST: Duration = Duration::from_mins(1);
@@ -13,16 +11,16 @@ const FIRST: Duration = Duration::from_mins(1);
 const LONGEST: Duration = Duration::from_hours(1);
 /// Then it stays until somebody asks for it.
 const TIMES: u32 = 5;
-/// Versions of one strategy that are held. Beyond that the oldest is let go.
-const HELD: usize = 16;
+/// Components of one strategy that are held. Beyond that the first is let go whose time comes soonest.
+const HELD: usize = 64;
 
-/// The versions of one strategy that are held.
+/// The components of one strategy that are held.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Quarantine(Vec<Held>);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Held {
-    version: Identity,
+    digest: String,
     times: u32,
     /// None: until somebody asks for it.
     until: Option<SystemTime>,
@@ -30,42 +28,44 @@ struct Held {
 
 impl Quarantine {
     /// It had to leave by itself.
-    pub(super) fn hold(&mut self, version: Identity, now: SystemTime) {
-        let times = self.release(&version) + 1;
+    pub(super) fn hold(&mut self, digest: &str, now: SystemTime) {
+        let times = self.release(digest) + 1;
         let wait = FIRST.saturating_mul(1 << (times - 1).min(16)).min(LONGEST);
         let until = (times < TIMES).then(|| now + wait);
-        self.push(Held { version, times, until });
+        self.push(digest, times, until);
     }
 
     /// An operator has it leave.
-    pub(super) fn hold_until_asked_for(&mut self, version: Identity) {
-        let times = self.release(&version);
-        let until = None;
-        self.push(Held { version, times, until });
+    pub(super) fn hold_until_asked_for(&mut self, digest: &str) {
+        let times = self.release(digest);
+        self.push(digest, times, None);
     }
 
     /// Somebody asks for it, or it is held anew. Returns how often it left by itself.
-    pub(super) fn release(&mut self, version: &Identity) -> u32 {
-        let times = self
-            .0
-            .iter()
-            .find(|held| held.version == *version)
-            .map_or(0, |held| held.times);
-        self.0.retain(|held| held.version != *version);
+    pub(super) fn release(&mut self, digest: &str) -> u32 {
+        let held = self.0.iter().find(|held| held.digest == digest);
+        let times = held.map_or(0, |held| held.times);
+        self.0.retain(|held| held.digest != digest);
         times
     }
 
     /// Whether it is not taken up by itself now.
-    pub(super) fn holds(&self, version: &Identity, now: SystemTime) -> bool {
-        let held = self.0.iter().find(|held| held.version == *version);
+    pub(super) fn holds(&self, digest: &str, now: SystemTime) -> bool {
+        let held = self.0.iter().find(|held| held.digest == digest);
         held.is_some_and(|held| held.until.is_none_or(|until| now < until))
     }
 
-    fn push(&mut self, held: Held) {
+    fn push(&mut self, digest: &str, times: u32, until: Option<SystemTime>) {
         if self.0.len() == HELD {
-            self.0.remove(0);
+            let until = |at: &usize| self.0[*at].until;
+            let soonest = (0..HELD).min_by_key(|at| (until(at).is_none(), until(at)));
+            self.0.remove(soonest.unwrap_or(0));
         }
-        self.0.push(held);
+        self.0.push(Held {
+            digest: digest.to_owned(),
+            times,
+            until,
+        });
     }
 }
 
@@ -73,40 +73,36 @@ impl Quarantine {
 mod tests {
     use super::*;
 
-    fn version(digest: &str) -> Identity {
-        Identity {
-            digest: digest.to_owned(),
-            settings: String::new(),
-        }
-    }
-
     #[test]
     fn who_leaves_again_and_again_waits_longer_and_in_the_end_for_somebody() {
         let mut quarantine = Quarantine::default();
-        let (bad, good) = (version("bad"), version("good"));
+        let (bad, good) = ("bad", "good");
         let mut now = SystemTime::UNIX_EPOCH;
         for minutes in [1, 2, 4, 8] {
-            quarantine.hold(bad.clone(), now);
+            quarantine.hold(bad, now);
             let over = now + Duration::from_mins(minutes);
-            assert!(quarantine.holds(&bad, over - Duration::from_secs(1)));
-            assert!(!quarantine.holds(&bad, over));
-            assert!(!quarantine.holds(&good, now));
+            assert!(quarantine.holds(bad, over - Duration::from_secs(1)));
+            assert!(!quarantine.holds(bad, over));
+            assert!(!quarantine.holds(good, now));
             now = over;
         }
-        quarantine.hold(bad.clone(), now);
-        assert!(quarantine.holds(&bad, now + Duration::from_hours(10_000)));
-        quarantine.release(&bad);
-        assert!(!quarantine.holds(&bad, now));
+        quarantine.hold(bad, now);
+        assert!(quarantine.holds(bad, now + Duration::from_hours(10_000)));
+        quarantine.release(bad);
+        assert!(!quarantine.holds(bad, now));
     }
 
     #[test]
-    fn what_an_operator_rolls_back_stays_away_and_others_are_forgotten_in_order() {
+    fn what_an_operator_rolls_back_stays_away_though_many_leave_by_themselves() {
         let mut quarantine = Quarantine::default();
         let now = SystemTime::UNIX_EPOCH;
-        for number in 0..=HELD {
-            quarantine.hold_until_asked_for(version(&number.to_string()));
+        quarantine.hold_until_asked_for("rolled back");
+        for number in 0..2 * HELD {
+            quarantine.hold(&number.to_string(), now + Duration::from_secs(number as u64));
         }
-        assert!(!quarantine.holds(&version("0"), now));
-        assert!(quarantine.holds(&version("1"), now + Duration::from_hours(10_000)));
+        assert!(quarantine.holds("rolled back", now + Duration::from_hours(10_000)));
+        assert!(!quarantine.holds("0", now));
+        let last = (2 * HELD - 1).to_string();
+        assert!(quarantine.holds(&last, now + Duration::from_secs(2 * HELD as u64)));
     }
 }

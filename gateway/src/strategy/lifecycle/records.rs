@@ -28,6 +28,8 @@ pub struct Record {
     pub activated: Option<SystemTime>,
     /// Where it is.
     pub state: State,
+    /// What rejected it may not another time.
+    pub may_pass: bool,
 }
 
 /// Where a version is.
@@ -84,6 +86,7 @@ impl Records {
                 generation: 0,
                 activated: None,
                 state: State::Reached(Stage::Fetched),
+                may_pass: false,
             },
             served: Weak::new(),
         });

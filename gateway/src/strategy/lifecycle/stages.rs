@@ -16,7 +16,7 @@ use crate::placement::Grants;
 use crate::settings::{Source, StrategySettings};
 use crate::strategy::component::Prepared as Component;
 use crate::strategy::engine::Engine;
-use crate::strategy::limits::{Limits, first_lines};
+use crate::strategy::limits::{CallError, Limits, first_lines};
 use crate::strategy::version::{Identity, Version};
 use crate::wit;
 
@@ -30,6 +30,8 @@ const ONCE: u32 = 10;
 const ASKED_FOR: usize = 32;
 /// Most examples.
 const EXAMPLES: usize = 256;
+/// Of a call that does not get to run.
+const TRIES: u32 = 5;
 
 /// How far a version came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,15 +76,28 @@ pub struct Rejected {
     pub stage: Stage,
     /// For operators.
     pub reason: String,
+    /// Another time it may go well: nothing is wrong with the version.
+    pub may_pass: bool,
 }
 
 impl Rejected {
+    /// The settings do not let it serve anything.
+    pub(in crate::strategy) fn ungranted(name: &Arc<str>) -> Self {
+        Self {
+            name: Arc::clone(name),
+            stage: Stage::Active,
+            reason: "the settings grant it no tag that it serves".to_owned(),
+            may_pass: false,
+        }
+    }
+
     /// Nobody has looked for it yet.
     pub(in crate::strategy) fn never(name: &Arc<str>) -> Self {
         Self {
             name: Arc::clone(name),
             stage: Stage::Fetched,
             reason: "its source was not looked at yet".to_owned(),
+            may_pass: true,
         }
     }
 
@@ -92,6 +107,7 @@ impl Rejected {
             name: Arc::clone(name),
             stage: Stage::Fetched,
             reason: format!("{source}: {error}"),
+            may_pass: true,
         }
     }
 }
@@ -128,6 +144,7 @@ impl Prepared {
             name: self.name,
             stage: Stage::Compiled,
             reason: "the compiler panicked on it".to_owned(),
+            may_pass: false,
         };
         self.end.await.map_err(panicked)?
     }
@@ -141,7 +158,7 @@ pub(in crate::strategy) fn prepare(
     settings: &StrategySettings,
     catalog: &[Backend],
     identity: Identity,
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
 ) -> Prepared {
     let (reached, stages) = unbounded_channel();
     let end = {
@@ -176,13 +193,18 @@ fn prepare_here(
     settings: &StrategySettings,
     catalog: &[Backend],
     identity: Identity,
-    bytes: &[u8],
+    bytes: &Arc<[u8]>,
     reached: impl Fn(Stage),
 ) -> Result<Version, Rejected> {
     let reject = |stage: Stage, reason: String| Rejected {
         name: Arc::clone(name),
         stage,
         reason,
+        may_pass: false,
+    };
+    let failed = |stage: Stage, failure: Failure| Rejected {
+        may_pass: failure.may_pass,
+        ..reject(stage, failure.reason)
     };
     let digest = &identity.digest;
     if let Some(wanted) = settings.digest.as_ref().filter(|wanted| *wanted != digest) {
@@ -200,15 +222,15 @@ fn prepare_here(
     let setup = setup(settings, granted.clone());
     let calls = Limits::new(&settings.limits, DECISION_BYTES);
     let once = calls.relaxed(ONCE, MANIFEST_BYTES);
-    let configure = || {
+    let manifest = patiently(|| {
         prepared.call_configured(&once, &setup, |store, instance| {
             instance.tagway_strategy_lifecycle().call_describe(store)
         })
-    };
-    let manifest = configure().map_err(|error| reject(Stage::Configured, error.to_string()))?;
+    });
+    let manifest = manifest.map_err(|error| failed(Stage::Configured, Failure::of_call("", &error)))?;
     let tags = claimed(&manifest, settings).map_err(|reason| reject(Stage::Configured, reason))?;
     reached(Stage::Configured);
-    probe(&prepared, &once, &calls.patient(ONCE)).map_err(|reason| reject(Stage::Probed, reason))?;
+    probe(&prepared, &once, &calls.patient(ONCE)).map_err(|failure| failed(Stage::Probed, failure))?;
     let version = Version {
         name: Arc::clone(name),
         semver: manifest.version,
@@ -222,11 +244,12 @@ fn prepare_here(
             shared: settings.shared_scope,
         },
         prepared,
+        bytes: Arc::clone(bytes),
         setup,
         limits: calls,
         engine: engine.clone(),
     };
-    conformance::check(&version).map_err(|reason| reject(Stage::Probed, reason))?;
+    conformance::check(&version).map_err(|failure| failed(Stage::Probed, failure))?;
     reached(Stage::Probed);
     Ok(version)
 }
@@ -283,29 +306,69 @@ fn claimed(manifest: &wit::Manifest, settings: &StrategySettings) -> Result<Vec<
     Ok(tags.into_iter().collect())
 }
 
+/// What a version does wrong, or what kept it from being seen.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) reason: String,
+    /// The machine was busy.
+    pub(super) may_pass: bool,
+}
+
+impl Failure {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            may_pass: false,
+        }
+    }
+
+    fn of_call(what: &str, error: &CallError) -> Self {
+        Self {
+            reason: format!("{what}{error}"),
+            may_pass: matches!(error, CallError::Busy(_)),
+        }
+    }
+}
+
+/// Calls again what did not get to run.
+pub(super) fn patiently<T>(call: impl Fn() -> Result<T, CallError>) -> Result<T, CallError> {
+    for _ in 1..TRIES {
+        match call() {
+            Err(CallError::Busy(_)) => {}
+            other => return other,
+        }
+    }
+    call()
+}
+
 /// Replays the examples, each twice: a strategy is pure, so what it says once it says again.
-fn probe(prepared: &Component, once: &Limits, calls: &Limits) -> Result<(), String> {
-    let examples = prepared
-        .call(once, |store, instance| {
+fn probe(prepared: &Component, once: &Limits, calls: &Limits) -> Result<(), Failure> {
+    let examples = patiently(|| {
+        prepared.call(once, |store, instance| {
             instance.tagway_strategy_lifecycle().call_examples(store)
         })
-        .map_err(|error| format!("its examples: {error}"))?;
+    });
+    let examples = examples.map_err(|error| Failure::of_call("its examples: ", &error))?;
     if examples.len() > EXAMPLES {
-        return Err(format!("it has {} examples; at most {EXAMPLES}", examples.len()));
+        return Err(Failure::new(format!(
+            "it has {} examples; at most {EXAMPLES}",
+            examples.len()
+        )));
     }
     for example in &examples {
         let title = first_lines(&example.title);
         for _ in 0..2 {
-            let answer = prepared
-                .call_configured(calls, &example.setup, |store, instance| {
+            let answer = patiently(|| {
+                prepared.call_configured(calls, &example.setup, |store, instance| {
                     instance.tagway_strategy_router().call_decide(store, &example.input)
                 })
-                .map_err(|error| format!("its example {title:?}: {error}"))?;
+            });
+            let answer = answer.map_err(|error| Failure::of_call(&format!("its example {title:?}: "), &error))?;
             if !agree(&answer, &example.expected) {
                 let answer = first_lines(&format!("{answer:?}"));
-                return Err(format!(
+                return Err(Failure::new(format!(
                     "its example {title:?} does not come out as it says, but as {answer}"
-                ));
+                )));
             }
         }
     }

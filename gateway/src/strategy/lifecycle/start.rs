@@ -2,131 +2,140 @@
 
 use std::sync::Arc;
 
-use super::kept::{KeptStrategy, KeptVersion};
+use super::Lifecycle;
+use super::kept::KeptVersion;
+use super::operate::Undone;
 use super::records::State;
-use super::stages::{self, Rejected};
-use super::{Lifecycle, Mode, Seen, Slot};
+use super::slot::{Mode, Stored, find};
+use super::stages::{self, Rejected, Stage};
+use super::way::Wanted;
 use crate::settings::StrategySettings;
 use crate::strategy::decide::Strategy;
-use crate::strategy::registry::{NotServed, Standing};
-use crate::strategy::version::Identity;
+use crate::strategy::registry::{NotServed, Snapshot, Standing};
+use crate::strategy::version::{Identity, Version};
 
 impl Lifecycle {
-    /// What a strategy is at the start.
-    pub(super) async fn begin(
-        &self,
-        name: &Arc<str>,
-        settings: &StrategySettings,
-        kept: KeptStrategy,
-        generation: u64,
-    ) -> (Standing, Slot) {
-        let fetched = self.sources.fetch(settings).await;
-        let held = fetched
-            .as_ref()
-            .ok()
-            .map(|bytes| Identity::new(stages::sha256(bytes), settings));
-        let was_active = kept.active.clone();
-        let mut slot = Slot::new(settings, kept, &self.made.limits);
-        let mut standing = None;
-        // What served before serves again, whatever the source holds by now: that is looked at like any other.
-        if let Some(active) = was_active {
-            match self.begin_again(name, settings, &slot, &active).await {
+    /// What served before serves again, whatever its source holds by now: that is looked at soon, like any other.
+    pub(super) async fn begin(&self, name: &Arc<str>) -> Result<(), Undone> {
+        let (settings, mode, dormant) = {
+            let mut slots = self.slots();
+            let (_, slot) = find(&mut slots, name)?;
+            (slot.settings.clone(), slot.mode, slot.dormant.clone())
+        };
+        let not = |why| Standing::Not(settings.tags.clone(), why);
+        if mode == Mode::Disabled {
+            // It is not even prepared: that may be why it is.
+            self.stands(name, not(NotServed::Disabled));
+            return Ok(());
+        }
+        let mut why_not = None;
+        if let Some(Stored::Kept(active)) = dormant {
+            match self.begin_again(name, &settings, &active).await {
                 Ok(strategy) => {
-                    if held.as_ref() == Some(&active.version) {
-                        slot.seen = Some(Seen::settled(active.version));
-                    }
-                    standing = Some(Standing::Serves(strategy));
+                    self.stands(name, Standing::Serves(strategy));
+                    return Ok(());
                 }
                 Err(problem) => {
-                    tracing::error!(
-                        strategy = &**name,
-                        problem,
-                        "what served before cannot serve again; the source decides"
-                    );
+                    tracing::error!(strategy = &**name, problem, "what served before cannot serve again");
+                    why_not = Some(problem);
                 }
             }
         }
-        if standing.is_none() {
-            let first = match fetched {
-                Ok(bytes) => self.begin_anew(name, settings, &slot, bytes, generation).await,
-                Err(error) => Err(Rejected::unfetched(name, &settings.source, &error)),
-            };
-            if let Some(held) = held {
-                slot.seen = Some(Seen::settled(held));
+        match self.begin_anew(name, settings.clone(), mode, why_not).await {
+            Ok(strategy) => self.stands(name, Standing::Serves(strategy)),
+            Err(rejected) => {
+                tracing::error!(strategy = &**name, stage = %rejected.stage, reason = rejected.reason,
+                    "a strategy is rejected; its tags fail");
+                self.stands(name, not(NotServed::Rejected(rejected)));
             }
-            standing = Some(match first {
-                Ok(strategy) => Standing::Serves(strategy),
-                Err(rejected) => {
-                    tracing::error!(strategy = &**name, stage = %rejected.stage, reason = rejected.reason,
-                        "a strategy is rejected; its tags fail");
-                    Standing::Not(settings.tags.clone(), NotServed::Rejected(rejected))
-                }
-            });
         }
-        if slot.mode == Mode::Disabled {
-            if let Some(Standing::Serves(strategy)) = &standing {
-                slot.disabled = Some(Arc::clone(strategy.decides()));
-            }
-            self.records.left(name, &State::Draining);
-            standing = Some(Standing::Not(settings.tags.clone(), NotServed::Disabled));
-        }
-        let nothing = || Standing::Not(settings.tags.clone(), NotServed::Disabled);
-        (standing.unwrap_or_else(nothing), slot)
+        Ok(())
     }
 
-    pub(super) async fn begin_again(
+    /// What it is from the beginning.
+    fn stands(&self, name: &Arc<str>, standing: Standing) {
+        let mut slots = self.slots();
+        let current = Snapshot::clone(&self.registry.current());
+        if let (Standing::Serves(_), Some(slot)) = (&standing, slots.get_mut(name)) {
+            slot.dormant = None;
+        }
+        self.registry.activate(current.with(Arc::clone(name), standing));
+    }
+
+    async fn begin_again(
         &self,
         name: &Arc<str>,
         settings: &StrategySettings,
-        slot: &Slot,
         active: &KeptVersion,
     ) -> Result<Arc<Strategy>, String> {
-        let Some(kept) = &self.kept else {
-            return Err("nothing was kept".to_owned());
-        };
-        let bytes = kept
-            .component(&active.version.digest)
-            .map_err(|error| error.to_string())?;
         let number = self.records.begin(name, &active.version.digest);
-        let settings = active.settings(settings);
-        let version = self.prepare(name, &settings, bytes, &active.version, &number).await;
-        let version = version.map_err(|rejected| {
-            let state = State::Rejected(rejected.stage, rejected.reason.clone());
-            self.records.change(&number, |record| record.state = state);
-            rejected.to_string()
-        })?;
-        let strategy = self.strategy(version.into(), slot, None);
+        let version = self.make_again(name, settings, active, &number).await?;
+        let strategy = self.strategy_of(name, &version).ok_or("the settings grant it no tag")?;
         strategy.begins(active.generation);
         self.records.activated(&number, &strategy, active.activated);
         Ok(strategy)
     }
 
-    pub(super) async fn begin_anew(
+    async fn begin_anew(
         &self,
         name: &Arc<str>,
-        settings: &StrategySettings,
-        slot: &Slot,
-        bytes: Vec<u8>,
-        generation: u64,
+        settings: StrategySettings,
+        mode: Mode,
+        why_not: Option<String>,
     ) -> Result<Arc<Strategy>, Rejected> {
-        let identity = Identity::new(stages::sha256(&bytes), settings);
+        let refused = |reason: String| Rejected {
+            name: Arc::clone(name),
+            stage: Stage::Active,
+            reason,
+            may_pass: true,
+        };
+        if let Some(problem) = why_not.filter(|_| mode == Mode::Pinned) {
+            return Err(refused(format!("it is pinned to what cannot serve again: {problem}")));
+        }
+        let fetched = self.sources.fetch(&settings).await;
+        let bytes = fetched.map_err(|error| Rejected::unfetched(name, &settings.source, &error))?;
+        let identity = Identity::new(stages::sha256(&bytes), &settings, &self.made.catalog);
+        let now = self.made.clock.now();
+        if let Some(slot) = self.slots().get_mut(name) {
+            if slot.ends_processes(&identity.digest) {
+                slot.quarantine.hold(&identity.digest, now);
+            }
+            if slot.quarantine.holds(&identity.digest, now) {
+                let reason = "what its source holds was rolled back, or the process ended while it was prepared";
+                return Err(refused(reason.to_owned()));
+            }
+            slot.is_tried(&identity.digest);
+        }
+        self.keep().await;
         let number = self.records.begin(name, &identity.digest);
-        let version = self
-            .prepare(name, settings, bytes, &identity, &number)
-            .await
-            .inspect_err(|rejected| {
-                let state = State::Rejected(rejected.stage, rejected.reason.clone());
-                self.records.change(&number, |record| record.state = state);
-            })?;
-        let strategy = self.strategy(version.into(), slot, None);
-        strategy.begins(generation);
+        let wanted = Wanted {
+            name: Arc::clone(name),
+            bytes: bytes.into(),
+            identity,
+            settings,
+            revision: 0,
+            is_of_source: true,
+        };
+        let prepared = self.prepare(&wanted, &number).await;
+        if let Some(slot) = self.slots().get_mut(name) {
+            slot.attempt = None;
+            let may_pass = prepared.as_ref().is_err_and(|rejected| rejected.may_pass);
+            slot.settles(wanted.identity, may_pass);
+        }
+        let version = prepared.inspect_err(|rejected| {
+            let state = State::Rejected(rejected.stage, rejected.reason.clone());
+            self.records.change(&number, |record| record.state = state);
+        })?;
+        let strategy = self.strategy_of(name, &version.into());
+        let strategy = strategy.ok_or_else(|| Rejected::ungranted(name))?;
+        strategy.begins(self.registry.current().generation());
         self.records.activated(&number, &strategy, self.made.clock.now());
-        tracing::info!(
-            strategy = &**name,
-            version = strategy.version(),
-            digest = strategy.digest(),
-            "a strategy serves"
-        );
+        let (version, digest) = (strategy.version(), strategy.digest());
+        tracing::info!(strategy = &**name, version, digest, "a strategy serves");
         Ok(strategy)
+    }
+
+    fn strategy_of(&self, name: &Arc<str>, version: &Arc<Version>) -> Option<Arc<Strategy>> {
+        self.strategy(version, self.slots().get(name)?, None)
     }
 }

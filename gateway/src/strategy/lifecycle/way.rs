@@ -1,81 +1,159 @@
 //! The way of one version, from its component to serving; whatever refuses it, what served serves on.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::Lifecycle;
 use super::drift::{self, Drift, Values};
+use super::kept::KeptVersion;
+use super::operate::{Activated, Undone};
 use super::records::{Number, Record, State};
+use super::slot::{Mode, Slot, find};
 use super::stages::{self, Rejected, Stage};
-use super::{Activated, EARLIER, Lifecycle, Mode, NAMES, Slot, Undone, Wish, find};
-use crate::placement::{Place, Space};
 use crate::settings::StrategySettings;
 use crate::strategy::decide::Strategy;
-use crate::strategy::memory::{Bags, KnownName};
 use crate::strategy::registry::{NotServed, Snapshot, Standing};
 use crate::strategy::trial::Trial;
 use crate::strategy::version::{Identity, Version};
 
+/// A component that is to serve.
+pub(super) struct Wanted {
+    /// The strategy.
+    pub(super) name: Arc<str>,
+    pub(super) bytes: Arc<[u8]>,
+    pub(super) identity: Identity,
+    pub(super) settings: StrategySettings,
+    /// Of the slot's settings, out of which these were made.
+    pub(super) revision: u64,
+    /// It is what the configured source holds.
+    pub(super) is_of_source: bool,
+}
+
+/// How much.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) allow_moves: bool,
+    pub(super) validate_only: bool,
+    pub(super) generation: Option<u64>,
+    /// Nobody in particular wants it.
+    pub(super) by_itself: bool,
+}
+
 impl Lifecycle {
     /// Takes a component all the way.
-    pub(super) async fn take(
-        &self,
-        name: &Arc<str>,
-        bytes: Vec<u8>,
-        identity: &Identity,
-        settings: StrategySettings,
-        wish: Wish,
-    ) -> Result<Activated, Undone> {
-        let _one_at_a_time = self.way.lock().await;
-        let before = self.registry.current();
-        let active = before.serving(name).cloned();
-        let generation = active.as_ref().map_or(0, |active| active.generation());
-        if wish.generation.is_some_and(|wished| wished != generation) {
-            return Err(Undone::Overtaken(generation));
+    pub(super) async fn take(&self, wanted: Wanted, wish: Wish) -> Result<Activated, Undone> {
+        let name = Arc::clone(&wanted.name);
+        self.is_wanted(&wanted, wish)?;
+        let current = self.registry.current();
+        if current
+            .serving(&name)
+            .is_some_and(|active| active.decides().identity == wanted.identity)
+            && let Some(record) = self.records.active(&name)
+        {
+            self.settle(&wanted, wish, false);
+            let drift = Drift::default();
+            return Ok(Activated { record, drift });
         }
-        if matches!(before.standing(name), Some(Standing::Not(_, NotServed::Disabled))) {
+        let number = self.records.begin(&name, &wanted.identity.digest);
+        if let Some(slot) = self.slots().get_mut(&name) {
+            slot.is_tried(&wanted.identity.digest);
+        }
+        self.keep().await;
+        let prepared = self.prepare(&wanted, &number).await;
+        if let Some(slot) = self.slots().get_mut(&name) {
+            slot.attempt = None;
+        }
+        let taken = match prepared {
+            Ok(version) => self.compare_and_commit(&wanted, wish, &version.into(), &number).await,
+            Err(rejected) => self.rejected(&number, rejected, Drift::default()),
+        };
+        let may_pass = match &taken {
+            Ok(Activated { record, drift }) => match &record.state {
+                // With more names known it may pass.
+                State::Rejected(Stage::Shadowed, _) => !drift.is_covered(),
+                State::Rejected(..) => record.may_pass,
+                _ => false,
+            },
+            Err(_) => true,
+        };
+        self.settle(&wanted, wish, may_pass);
+        self.keep().await;
+        taken
+    }
+
+    /// Whether it would be taken up, as things are now.
+    fn is_wanted(&self, wanted: &Wanted, wish: Wish) -> Result<Option<Arc<Strategy>>, Undone> {
+        let current = self.registry.current();
+        if matches!(
+            current.standing(&wanted.name),
+            Some(Standing::Not(_, NotServed::Disabled))
+        ) {
             return Err(Undone::Disabled);
         }
-        if active
-            .as_ref()
-            .is_some_and(|active| active.decides().identity == *identity)
-            && let Some(record) = self.records.active(name)
-        {
-            return Ok(Activated {
-                record,
-                drift: Drift::default(),
-            });
+        let active = current.serving(&wanted.name).cloned();
+        let generation = active.as_ref().map_or(0, |active| active.generation());
+        match wish.generation {
+            Some(wished) if wished != generation => Err(Undone::Overtaken(generation)),
+            _ => Ok(active),
         }
-        let number = self.records.begin(name, &identity.digest);
-        let version = match self.prepare(name, &settings, bytes, identity, &number).await {
-            Ok(version) => Arc::new(version),
-            Err(rejected) => return self.rejected(&number, rejected, Drift::default()),
-        };
+    }
+
+    /// What the source holds was looked at.
+    fn settle(&self, wanted: &Wanted, wish: Wish, may_pass: bool) {
+        let mut slots = self.slots();
+        let slot = slots
+            .get_mut(&wanted.name)
+            .filter(|_| wanted.is_of_source && !wish.validate_only);
+        let Some(slot) = slot else { return };
+        // Whatever it was given besides: the source is not to be looked at again for that.
+        let digest = wanted.identity.digest.clone();
+        let configured = Identity::new(digest, &slot.settings, &self.made.catalog);
+        if configured == wanted.identity || !may_pass {
+            slot.settles(configured, may_pass);
+        }
+    }
+
+    async fn compare_and_commit(
+        &self,
+        wanted: &Wanted,
+        wish: Wish,
+        version: &Arc<Version>,
+        number: &Number,
+    ) -> Result<Activated, Undone> {
+        let name = &wanted.name;
+        // One at a time is compared with what serves, so that nothing else takes its place meanwhile, but for what has to.
+        let _one_at_a_time = self.way.lock().await;
+        let active = self.is_wanted(wanted, wish)?;
         let strategy = {
             let mut slots = self.slots();
             let (_, slot) = find(&mut slots, name)?;
-            let against = active
-                .as_ref()
-                .map(|active| (Arc::clone(active.decides()), wish.allow_moves));
+            let against = active.as_ref().map(|active| Against {
+                version: Arc::clone(active.decides()),
+                may_refuse: wish.allow_moves,
+            });
             self.strategy(version, slot, against)
+        };
+        let Some(strategy) = strategy else {
+            return self.rejected(number, Rejected::ungranted(name), Drift::default());
         };
         let mut drift = Drift::default();
         if active.is_some() {
+            let before = self.registry.current();
             let after = before
                 .next()
                 .with(Arc::clone(name), Standing::Serves(Arc::clone(&strategy)));
             drift = self.drift(&before, &after).await;
-            if let Some(reason) = drift_refused(&drift).filter(|_| !wish.allow_moves) {
+            if let Some(reason) = drift.refusal().filter(|_| !wish.allow_moves) {
                 let rejected = Rejected {
                     name: Arc::clone(name),
                     stage: Stage::Shadowed,
                     reason,
+                    may_pass: false,
                 };
-                return self.rejected(&number, rejected, drift);
+                return self.rejected(number, rejected, drift);
             }
         }
-        let record = self
-            .records
-            .change(&number, |record| record.state = State::Reached(Stage::Shadowed));
+        let shadowed = State::Reached(Stage::Shadowed);
+        let record = self.records.change(number, |record| record.state = shadowed);
         if wish.validate_only {
             return record.map(|record| Activated { record, drift }).ok_or(Undone::Stopping);
         }
@@ -87,23 +165,27 @@ impl Lifecycle {
             (Some(now), Some(before)) => !Arc::ptr_eq(now, before),
             _ => true,
         };
-        if is_overtaken || (wish.by_itself && slot.mode != Mode::Follow) {
+        let is_unwanted = wish.by_itself && slot.mode != Mode::Follow;
+        if is_overtaken || is_unwanted || slot.revision != wanted.revision {
             let generation = current.serving(name).map_or(0, |now| now.generation());
-            let reason = format!("it was overtaken by generation {generation}");
+            let reason = "something else was decided meanwhile".to_owned();
             self.records
-                .change(&number, |record| record.state = State::Rejected(Stage::Active, reason));
+                .change(number, |record| record.state = State::Rejected(Stage::Active, reason));
             return Err(Undone::Overtaken(generation));
         }
         if let Some(active) = &active {
-            slot.earlier.push(Arc::clone(active.decides()));
-            let too_many = slot.earlier.len().saturating_sub(EARLIER);
-            slot.earlier.drain(..too_many);
+            slot.was_replaced(active.decides());
         }
-        let record = self.commit(&current, &number, strategy).ok_or(Undone::Stopping)?;
+        slot.condemned = None;
+        slot.dormant = None;
+        if !wish.by_itself {
+            slot.quarantine.release(&wanted.identity.digest);
+        }
+        let record = self.commit(&current, number, strategy).ok_or(Undone::Stopping)?;
         Ok(Activated { record, drift })
     }
 
-    /// It serves from here on.
+    /// It serves from here on. Who calls holds the slots, so that it is this one.
     pub(super) fn commit(&self, current: &Snapshot, number: &Number, strategy: Arc<Strategy>) -> Option<Record> {
         let next = current.next();
         strategy.begins(next.generation());
@@ -115,43 +197,41 @@ impl Lifecycle {
             generation = strategy.generation(),
             "a version of a strategy serves"
         );
-        self.registry
-            .activate(next.with(Arc::clone(strategy.name()), Standing::Serves(strategy)));
+        let name = Arc::clone(strategy.name());
+        self.registry.activate(next.with(name, Standing::Serves(strategy)));
         record
     }
 
-    pub(super) fn rejected(&self, number: &Number, rejected: Rejected, drift: Drift) -> Result<Activated, Undone> {
-        let Rejected { name, stage, reason } = rejected;
+    fn rejected(&self, number: &Number, rejected: Rejected, drift: Drift) -> Result<Activated, Undone> {
+        let Rejected {
+            name,
+            stage,
+            reason,
+            may_pass,
+        } = rejected;
         tracing::error!(strategy = &*name, %stage, reason, "a version of a strategy is rejected; what served serves on");
-        let state = State::Rejected(stage, reason);
-        let record = self.records.change(number, |record| record.state = state);
+        let record = self.records.change(number, |record| {
+            record.state = State::Rejected(stage, reason);
+            record.may_pass = may_pass;
+        });
         record.map(|record| Activated { record, drift }).ok_or(Undone::Stopping)
     }
 
-    pub(super) async fn prepare(
-        &self,
-        name: &Arc<str>,
-        settings: &StrategySettings,
-        bytes: Vec<u8>,
-        identity: &Identity,
-        number: &Number,
-    ) -> Result<Version, Rejected> {
-        if let Some(kept) = self.kept.clone() {
-            let (digest, bytes) = (identity.digest.clone(), bytes.clone());
-            let kept = tokio::task::spawn_blocking(move || kept.keep_component(&digest, &bytes)).await;
-            if let Ok(Err(error)) = kept {
-                self.made
-                    .part
-                    .is_away(&format!("a component could not be kept: {error}"));
-            }
-        }
+    pub(super) async fn prepare(&self, wanted: &Wanted, number: &Number) -> Result<Version, Rejected> {
+        let Wanted {
+            name,
+            bytes,
+            identity,
+            settings,
+            ..
+        } = wanted;
         let (engine, catalog) = (&self.made.engine, &self.made.catalog);
-        let mut reached = stages::prepare(engine, name, settings, catalog, identity.clone(), bytes);
-        while let Some(stage) = reached.stage().await {
+        let mut prepared = stages::prepare(engine, name, settings, catalog, identity.clone(), Arc::clone(bytes));
+        while let Some(stage) = prepared.stage().await {
             self.records
                 .change(number, |record| record.state = State::Reached(stage));
         }
-        let version = reached.end().await?;
+        let version = prepared.end().await?;
         self.records.change(number, |record| {
             record.version.clone_from(&version.semver);
             record.tags.clone_from(&version.tags);
@@ -159,74 +239,75 @@ impl Lifecycle {
         Ok(version)
     }
 
-    pub(super) fn strategy(
+    /// A version that was kept, prepared again with what it was given, as far as `settings` grant it still.
+    pub(super) async fn make_again(
         &self,
-        version: Arc<Version>,
-        slot: &Slot,
-        against: Option<(Arc<Version>, bool)>,
-    ) -> Arc<Strategy> {
-        let trial = against.map(|(before, may_refuse)| {
-            Trial::new(before, &version.settings.rollback, may_refuse, self.condemn.clone())
-        });
-        Strategy::new(version, &self.made.limits, slot.last.clone(), trial).into()
+        name: &Arc<str>,
+        settings: &StrategySettings,
+        kept: &KeptVersion,
+        number: &Number,
+    ) -> Result<Arc<Version>, String> {
+        let made = async {
+            let folder = self.kept.as_ref().ok_or("nothing was kept")?;
+            let bytes = folder
+                .component(&kept.version.digest)
+                .map_err(|error| error.to_string())?;
+            let settings = kept.settings(settings);
+            let wanted = Wanted {
+                name: Arc::clone(name),
+                bytes: bytes.into(),
+                identity: Identity::new(kept.version.digest.clone(), &settings, &self.made.catalog),
+                settings,
+                revision: 0,
+                is_of_source: false,
+            };
+            let version = self.prepare(&wanted, number).await;
+            version.map(Arc::new).map_err(|rejected| rejected.to_string())
+        };
+        made.await.inspect_err(|problem| {
+            let state = State::Rejected(Stage::Active, problem.clone());
+            self.records.change(number, |record| record.state = state);
+        })
     }
 
-    pub(super) async fn drift(&self, before: &Snapshot, after: &Snapshot) -> Drift {
+    /// What serves by that version, as far as the slot's settings grant it. None: they grant it nothing.
+    pub(super) fn strategy(
+        &self,
+        version: &Arc<Version>,
+        slot: &Slot,
+        against: Option<Against>,
+    ) -> Option<Arc<Strategy>> {
+        let version = version.within(&slot.settings)?;
+        let trial = against.map(
+            |Against {
+                 version: before,
+                 may_refuse,
+             }| {
+                let cache = Arc::clone(&self.made.cache);
+                Trial::new(
+                    before,
+                    &version.settings.rollback,
+                    may_refuse,
+                    cache,
+                    self.condemn.clone(),
+                )
+            },
+        );
+        Some(Strategy::new(version, &self.made.limits, slot.last.clone(), trial).into())
+    }
+
+    async fn drift(&self, before: &Arc<Snapshot>, after: &Snapshot) -> Drift {
         let values = Values {
             cache: &self.made.cache,
             stores: &self.made.stores,
         };
-        drift::compare(before, after, self.known_names(before), &values).await
-    }
-
-    /// Every name that is remembered, near or watched here, or was.
-    pub(super) fn known_names(&self, snapshot: &Snapshot) -> Vec<KnownName> {
-        let remembered: Vec<KnownName> = snapshot
-            .strategies()
-            .flat_map(|strategy| strategy.known_names())
-            .collect();
-        let nameless = |place: &Place, verified| match place.name.range().space() {
-            Space::Shared => None,
-            Space::Tenant(tenant) => Some(KnownName {
-                tenant: tenant.clone(),
-                verified,
-                key: place.name.key(),
-                bags: Bags::default(),
-            }),
-        };
-        let watched = self.made.hub.known_places();
-        let watched = watched
-            .iter()
-            .filter_map(|(place, tenant)| nameless(place, Some(tenant.clone())));
-        let near = self.made.cache.places_of(None, &HashSet::new());
-        let near = near.iter().filter_map(|place| nameless(place, None));
-        let all = remembered
-            .into_iter()
-            .chain(self.names.iter().cloned())
-            .chain(watched)
-            .chain(near);
-        drift::each_once(all, NAMES)
+        let known = self.names.all(Arc::clone(before)).await;
+        drift::compare(before, after, known, &values).await
     }
 }
 
-fn drift_refused(drift: &Drift) -> Option<String> {
-    let Drift {
-        known, judged, moved, ..
-    } = drift;
-    if *moved > 0 {
-        Some(format!(
-            "{moved} of {known} known keys would not be found any more, or another value in their place: allow_moves accepts that"
-        ))
-    } else if *known == 0 {
-        Some(
-            "no key that it would decide is known here yet, so nothing can be compared: allow_moves does without"
-                .to_owned(),
-        )
-    } else if !drift.is_covered() {
-        Some(format!(
-            "only {judged} of {known} known keys could be compared: allow_moves does without the others"
-        ))
-    } else {
-        None
-    }
+/// What a version is on trial against.
+pub(super) struct Against {
+    version: Arc<Version>,
+    may_refuse: bool,
 }
