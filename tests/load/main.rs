@@ -18,6 +18,7 @@ mod etcd;
 mod events;
 mod get;
 mod side;
+mod swaps;
 mod watch;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +38,8 @@ enum What {
     Watch(watch::Load),
     /// From a write through one replica to another's watchers
     Events(events::Load),
+    /// Requests while strategies are replaced
+    Swaps(swaps::Load),
 }
 
 #[tokio::main]
@@ -46,5 +49,6 @@ async fn main() {
         None => get::run(&load.get).await,
         Some(What::Watch(load)) => watch::run(&load).await,
         Some(What::Events(load)) => events::run(&load).await,
+        Some(What::Swaps(load)) => swaps::run(&load).await,
     }
 }

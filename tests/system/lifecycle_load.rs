@@ -153,10 +153,8 @@ async fn no_answer_mixes_two_strategies() {
         allow_moves: true,
         ..with_settings(&homes[round % 2])
     };
-    leads
-        .lock()
-        .unwrap()
-        .insert(explained(&client, "t_k0").await.generation, "a");
+    let first = explained(&client, "t_k0").await.generation;
+    leads.lock().unwrap().insert(first, "a");
     for number in 0..KEYS {
         client.put(&key(number), "a").await.unwrap();
     }
