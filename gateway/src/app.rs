@@ -43,6 +43,8 @@ pub use reload::Reload;
 /// Shortest secret that page tokens are sealed with, in bytes.
 const PAGE_TOKEN_KEY_BYTES: usize = 32;
 
+/// In the folder for what outlives a restart: what was compiled.
+const COMPILED: &str = "compiled";
 /// Strategies of which the others are yet to be told. One more is found by their own look.
 const PUBLISHED: usize = 16;
 
@@ -148,7 +150,7 @@ impl App {
         let look = Arc::new(Notify::new());
         let (publish, published) = mpsc::channel(PUBLISHED);
         let made = Made {
-            engine: engine()?,
+            engine: engine(settings.server.state())?,
             catalog: strategy_catalog(&settings),
             stores: catalog.clone(),
             cache: Arc::clone(&cache),
@@ -352,11 +354,24 @@ pub async fn check(settings: &Settings) -> Result<Registry, StartError> {
 
 pub(crate) async fn load_strategies(settings: &Settings) -> Result<Registry, StartError> {
     let catalog = strategy_catalog(settings);
-    Ok(Registry::load(&engine()?, &settings.strategies, &settings.limits, &catalog).await)
+    Ok(Registry::load(&engine(None)?, &settings.strategies, &settings.limits, &catalog).await)
 }
 
-fn engine() -> Result<Engine, StartError> {
-    Engine::new().map_err(|error| StartError::Machine(format!("no engine for strategies: {error:#}")))
+/// What runs strategies; it keeps what it compiled in the folder for what outlives a restart, if there is one.
+fn engine(state: Option<&Path>) -> Result<Engine, StartError> {
+    let engine = match state {
+        None => Engine::new(),
+        Some(state) => {
+            let compiled = PrivateFolder::open(state).and_then(|_| PrivateFolder::open(&state.join(COMPILED)));
+            let compiled = compiled.map_err(|error| StartError::Folder {
+                key: "server.state",
+                folder: state.to_owned(),
+                error,
+            })?;
+            Engine::that_keeps(&compiled)
+        }
+    };
+    engine.map_err(|error| StartError::Machine(format!("no engine for strategies: {error:#}")))
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -56,7 +56,10 @@ pub(super) async fn run(load: &Load) {
     fs::write(&file, &component).unwrap();
     fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).unwrap();
     let text = settings("file:keys.json", "")
-        .replace("[server]", "[server]\nadmin_listen = \"127.0.0.1:0\"\nstate = \"state\"")
+        .replace(
+            "[server]",
+            "[server]\nadmin_listen = \"127.0.0.1:0\"\nstate = \"state\"",
+        )
         .replace("builtin:tag-prefix", "file:strategy.wasm");
     let gateway = Gateway::start_in(folder, Arc::clone(&key), &text);
     let token = key.token(&claims("acme"));
@@ -103,22 +106,17 @@ async fn swap(load: &Load, admin: &mut Admin, component: &[u8], swaps: u32) -> (
     let begun = tokio::time::Instant::now();
     let end = begun + Duration::from_secs(load.seconds);
     let mut slowest = Duration::ZERO;
-    let mut count = 0;
-    while swaps > 0 {
-        let next = begun + Duration::from_secs(1) / swaps * count;
-        if next >= end {
-            break;
-        }
-        sleep_until(next).await;
+    let swaps = swaps * u32::try_from(load.seconds).unwrap();
+    for count in 0..swaps {
+        sleep_until(begun + Duration::from_secs(load.seconds) / swaps * count).await;
         let sent = Instant::now();
         let request = activate(STRATEGY, Some(distinct(component, count % COMPONENTS)));
         let taken = admin.activate_strategy(request).await.unwrap().into_inner();
         assert_eq!(taken.strategy.unwrap().state(), State::Active);
         slowest = slowest.max(sent.elapsed());
-        count += 1;
     }
     sleep_until(end).await;
-    (count, slowest)
+    (swaps, slowest)
 }
 
 type Worker = JoinHandle<(Histogram<u64>, u64)>;
@@ -169,12 +167,24 @@ async fn from_file(admin: &mut Admin, component: &[u8], file: &Path) {
         times.push(begun.elapsed());
     }
     times.sort();
-    println!("from file to active: {:.0?} in the middle of {}, {:.0?} at most", times[times.len() / 2], times.len(), times[times.len() - 1]);
+    println!(
+        "from file to active: {:.0?} in the middle of {}, {:.0?} at most",
+        times[times.len() / 2],
+        times.len(),
+        times[times.len() - 1]
+    );
 }
 
 async fn active(admin: &mut Admin) -> String {
-    let listed = admin.list_strategies(v1::ListStrategiesRequest {}).await.unwrap().into_inner();
-    let mut active = listed.strategies.into_iter().filter(|version| version.state() == State::Active);
+    let listed = admin
+        .list_strategies(v1::ListStrategiesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let mut active = listed
+        .strategies
+        .into_iter()
+        .filter(|version| version.state() == State::Active);
     active.next().unwrap().digest
 }
 

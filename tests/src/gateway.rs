@@ -283,6 +283,19 @@ impl Gateway {
         process.wait_with_output().expect("it is our child")
     }
 
+    /// Runs a command of the operator's, in the gateway's folder.
+    #[must_use]
+    pub fn operate(&self, arguments: &[&str]) -> Output {
+        let mut operator = claims("ops");
+        operator["scope"] = "admin".into();
+        command(self.folder.path())
+            .args(arguments)
+            .env("TAGWAY_ADMIN_ENDPOINT", format!("http://{}", self.admin))
+            .env("TAGWAY_ADMIN_TOKEN", self.key.token(&operator))
+            .output()
+            .expect("the program starts")
+    }
+
     /// What it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {

@@ -1,7 +1,7 @@
 //! A strategy's life: what is taken up, what is refused and at which stage, what leaves by itself, and what outlives a restart.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -624,6 +624,13 @@ async fn a_restart_serves_what_served_whatever_the_source_holds() {
     assert_eq!(client.get("t_x").await.unwrap().value, "1");
 }
 
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] })
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_kept_and_is_damaged_is_not_served() {
     let world = World::new();
@@ -637,6 +644,12 @@ async fn what_was_kept_and_is_damaged_is_not_served() {
         let mut bytes = fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
+    }
+    // Compiled code that is none is made anew.
+    let compiled = files_below(&world.folder.path().join("state/compiled"));
+    assert!(!compiled.is_empty(), "it is kept");
+    for file in compiled {
+        fs::write(file, b"none").unwrap();
     }
     fs::write(world.folder.path().join("state/names"), b"tagway names 1\n\xff\xff\xff").unwrap();
     let mut gateway = world.start(&home("a"));

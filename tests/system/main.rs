@@ -24,6 +24,7 @@ mod lifecycle;
 mod lifecycle_load;
 mod lifecycle_sources;
 mod model;
+mod operate_commands;
 mod parameter_store;
 mod plugins;
 mod process;

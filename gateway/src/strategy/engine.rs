@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::folder::PrivateFolder;
 
 /// How often the epoch moves: what a wall deadline is counted in.
 const TICK: Duration = Duration::from_millis(5);
@@ -14,6 +16,9 @@ const TICK: Duration = Duration::from_millis(5);
 pub(super) const MEMORY_BYTES: usize = 64 << 20;
 /// Most table elements of one table: a table of ten thousand functions belongs to a large program.
 pub(super) const TABLE_ELEMENTS: usize = 10_000;
+/// What is kept of what was compiled, more or less: what was not used for longest goes first.
+const KEPT_FILES: u64 = 64;
+const KEPT_BYTES: u64 = 128 << 20;
 /// Core instances, memories and tables of one component. What `wit-component` wraps has one to three of each.
 pub(super) const PARTS: u32 = 8;
 
@@ -31,13 +36,25 @@ impl Engine {
     /// An engine for this machine: at most one guest call less than there are cores at once, so that guests never hold
     /// all of the runtime's threads.
     pub fn new() -> wasmtime::Result<Self> {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        Self::with_calls(cores.saturating_sub(1).max(1))
+        Self::with(None)
     }
 
-    fn with_calls(calls: usize) -> wasmtime::Result<Self> {
+    /// One that keeps what it has compiled, by component and engine, in a folder of the gateway's own: what lies there is run.
+    pub fn that_keeps(compiled: &PrivateFolder) -> wasmtime::Result<Self> {
+        let mut config = CacheConfig::new();
+        config
+            .with_directory(std::path::absolute(compiled.path())?)
+            .with_file_count_soft_limit(KEPT_FILES)
+            .with_files_total_size_soft_limit(KEPT_BYTES);
+        Self::with(Some(Cache::new(config)?))
+    }
+
+    fn with(cache: Option<Cache>) -> wasmtime::Result<Self> {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let calls = cores.saturating_sub(1).max(1);
         let mut config = Config::new();
         config
+            .cache(cache)
             // What a strategy may cost is fuel: deterministic, so that the same request ends the same way everywhere.
             .consume_fuel(true)
             // The clock is the backstop for what fuel does not see: the host's own work for a guest, a busy machine.
