@@ -38,6 +38,8 @@ pub enum Bug {
     TrapPoisons,
     /// One loop, and everybody waits for its end.
     LoopBlocks,
+    /// A list comes out of two stores, as two strategies decide.
+    MixesDecisions,
 }
 
 /// Serves until it is dropped.
@@ -177,6 +179,7 @@ fn config(key: &str, value: bytes::Bytes, version: u64) -> v1::Config {
         value,
         version,
         etag: etag(version),
+        backend: "a".to_owned(),
         ..Default::default()
     }
 }
@@ -252,6 +255,14 @@ impl ConfigService for Map {
         });
         let configs = standing.map(|((_, key), (value, version))| config(key, value.clone(), *version));
         let mut configs: Vec<v1::Config> = configs.collect();
+        for config in configs
+            .iter_mut()
+            .filter(|_| self.bug == Bug::MixesDecisions)
+            .step_by(2)
+        {
+            "b".clone_into(&mut config.backend);
+            config.value = bytes::Bytes::from_static(b"b");
+        }
         let more = configs.len() > size;
         configs.truncate(size);
         let last = configs.last().filter(|_| more);

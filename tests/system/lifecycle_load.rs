@@ -10,7 +10,8 @@ use tagway_proto::v1;
 use tagway_proto::v1::batch_get_configs_response::result::Outcome;
 use tagway_proto::v1::strategy::State;
 use tagway_tests::admin::{activate, distinct};
-use tagway_tests::client::Client;
+use tagway_tests::client::{Client, Door};
+use tagway_tests::mutant::{Bug, Mutant, noticed};
 use tagway_tests::watcher::{Watcher, to_prefix};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -59,6 +60,35 @@ impl Load {
         }
         self.requests.load(Ordering::Relaxed)
     }
+}
+
+/// All of these were decided by one strategy: each holds the name of the store that it lies in.
+fn one_mind(found: &[v1::Config]) {
+    assert_eq!(found.len() as u64, KEYS);
+    let first = &found[0].backend;
+    for config in found {
+        assert_eq!(
+            (&config.backend, config.value.as_ref()),
+            (first, first.as_bytes()),
+            "{}",
+            config.key
+        );
+    }
+}
+
+async fn lists_of_one_mind(door: Door) {
+    let client = door.client("acme").await;
+    for number in 0..KEYS {
+        client.put(&key(number), "a").await.unwrap();
+    }
+    one_mind(&client.list("t_", 1000).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_gateway_that_mixes_decisions_is_noticed() {
+    lists_of_one_mind(Mutant::start(Bug::None).await.door().clone()).await;
+    let wrong = Mutant::start(Bug::MixesDecisions).await;
+    assert!(noticed(lists_of_one_mind(wrong.door().clone())).await);
 }
 
 async fn batch(client: &Client, keys: Vec<String>) -> Vec<v1::Config> {
@@ -193,28 +223,13 @@ async fn no_answer_mixes_two_strategies() {
     let lister = client.clone();
     load.add(move |_| {
         let lister = lister.clone();
-        async move {
-            let found = lister.list("t_", 1000).await.unwrap();
-            assert_eq!(found.len() as u64, KEYS);
-            let first = &found[0].backend;
-            assert!(
-                found
-                    .iter()
-                    .all(|config| config.backend == *first && config.value == first.as_bytes())
-            );
-        }
+        async move { one_mind(&lister.list("t_", 1000).await.unwrap()) }
     });
     let of_many = client.clone();
     load.add(move |_| {
         let of_many = of_many.clone();
         async move {
-            let found = batch(&of_many, (0..KEYS).map(key).collect()).await;
-            let first = &found[0].backend;
-            assert!(
-                found
-                    .iter()
-                    .all(|config| config.backend == *first && config.value == first.as_bytes())
-            );
+            one_mind(&batch(&of_many, (0..KEYS).map(key).collect()).await);
         }
     });
     for round in 0..40 {

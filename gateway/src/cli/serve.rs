@@ -78,12 +78,22 @@ async fn serve(
     if let Some((key, data)) = development {
         greet(key, data, &address.to_string())?;
     }
-    let reload = file.map(|(file, variables)| Reload {
-        file,
-        variables,
-        asked: reload,
-        logs,
-    });
+    let reload = if let Some((file, variables)) = file {
+        Some(Reload {
+            file,
+            variables,
+            asked: reload,
+            logs,
+        })
+    } else {
+        tokio::spawn(async move {
+            loop {
+                reload.notified().await;
+                tracing::warn!("SIGHUP: no file was given, so there are no settings to be read again");
+            }
+        });
+        None
+    };
     Ok(app.run(stop, reload).await?)
 }
 
@@ -110,7 +120,11 @@ fn greet(key: &DevelopmentKey, data: &Path, address: &str) -> Result<(), Failure
          {command} put tenant_config_payment-gateway '{{\"url\": \"https://pay.example\"}}'\n\
          {command} get tenant_config_payment-gateway\n\
          {command} list\n\n\
-         A token for another tenant: {command} token --tenant globex{data}\n",
+         A token for another tenant: {command} token --tenant globex{data}\n\
+         As an operator:\n\n\
+         export TAGWAY_ADMIN_TOKEN=$({command} token --tenant ops --permissions admin{data})\n\
+         {command} status\n\
+         {command} strategy list\n",
         token = token.reveal(),
         data = if data == Path::new(DATA) {
             String::new()

@@ -155,11 +155,15 @@ impl Activate {
         } else {
             print(&self.gateway, &strategy)?;
             let mut out = io::stdout().lock();
-            writeln!(
-                out,
-                "compared   {} of {} known keys, of which {} would lose what they have",
-                answer.judged, answer.known, answer.moved
-            )?;
+            if answer.known > 0 {
+                let v1::ActivateStrategyResponse {
+                    known, judged, moved, ..
+                } = &answer;
+                writeln!(
+                    out,
+                    "compared   {judged} of {known} known keys, of which {moved} would lose what they have"
+                )?;
+            }
             for key in &answer.moved_keys {
                 writeln!(out, "           {key}")?;
             }

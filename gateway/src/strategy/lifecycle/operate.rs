@@ -269,7 +269,6 @@ impl Lifecycle {
 
     /// Has it change by itself, stay as it is, or not serve.
     pub async fn set_mode(&self, name: &str, mode: Mode) -> Result<Option<Record>, Undone> {
-        tracing::warn!(strategy = name, ?mode, "an operator sets how a strategy is to change");
         let record = if mode == Mode::Disabled {
             self.disable(name)?;
             None
