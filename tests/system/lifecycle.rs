@@ -469,6 +469,117 @@ async fn what_no_version_could_answer_and_what_is_pinned_has_none_leave() {
     }
     assert!(gateway.logs("a version should leave, and is pinned"));
     assert_eq!(active(&mut admin).await.generation, third.generation);
+    // It does not get away by a pause.
+    for mode in [Mode::Disabled, Mode::Follow] {
+        let mode = v1::SetStrategyModeRequest {
+            name: "scripted".to_owned(),
+            mode: mode.into(),
+        };
+        admin.set_strategy_mode(mode).await.unwrap();
+    }
+    assert_eq!(why(client.get("t_m0").await).0, Code::NotFound, "it is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_twice_at_once_gets_one() {
+    let world = World::new();
+    let gateway = world.start(&home("a"));
+    gateway.client("acme").await.put("t_x", "1").await.unwrap();
+    let mut admin = gateway.admin().await;
+    let first = active(&mut admin).await;
+    let asks = (0..3).map(|_| {
+        let mut admin = admin.clone();
+        let request = activate("scripted", Some(distinct(&SCRIPTED, 1)));
+        tokio::spawn(async move {
+            admin
+                .activate_strategy(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .strategy
+                .unwrap()
+        })
+    });
+    let mut generations = std::collections::BTreeSet::new();
+    for asked in asks.collect::<Vec<_>>() {
+        let taken = asked.await.unwrap();
+        assert_eq!(taken.state(), State::Active);
+        generations.insert(taken.generation);
+    }
+    assert_eq!(generations.len(), 1);
+    let back = v1::RollbackStrategyRequest {
+        name: "scripted".to_owned(),
+        generation: 0,
+    };
+    admin.rollback_strategy(back).await.unwrap();
+    assert_eq!(active(&mut admin).await.digest, first.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_that_may_end_the_process_is_not_begun_for_ever() {
+    let world = World::new();
+    let mut gateway = world.start(&home("a"));
+    gateway.client("acme").await.put("t_x", "1").await.unwrap();
+    let first = active(&mut gateway.admin().await).await;
+    gateway.signal("TERM");
+    gateway.wait();
+    // As if it had ended while it took this one up, and once more.
+    let bad = distinct(&SCRIPTED, 66);
+    world.put(&bad);
+    let file = world.folder.path().join("state/strategies.json");
+    let digest = {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bad);
+        let hex: Vec<String> = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{}", hex.concat())
+    };
+    let mut set: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    set["strategies"]["scripted"]["attempts"] = json!([{ "digest": digest, "times": 2 }]);
+    fs::write(&file, set.to_string()).unwrap();
+    let gateway = world.start(&home("a"));
+    assert!(gateway.logs("is held back"));
+    let mut admin = gateway.admin().await;
+    assert_eq!(active(&mut admin).await.digest, first.digest);
+    assert_eq!(gateway.client("acme").await.get("t_x").await.unwrap().value, "1");
+    // Another one is begun.
+    world.put(&distinct(&SCRIPTED, 67));
+    becomes(&mut admin, "the next", |active| active.digest != first.digest).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fewer_tags_leave_the_others_as_they_are_over_a_restart() {
+    let key = Arc::new(Key::ed("key"));
+    let folder = Arc::new(TempDir::new().unwrap());
+    fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).unwrap();
+    let all = tagway_tests::gateway::settings("file:keys.json", "").replace(
+        "[server]",
+        "[server]\nadmin_listen = \"127.0.0.1:0\"\nstate = \"state\"",
+    );
+    let mut gateway = Gateway::start_in(Arc::clone(&folder), Arc::clone(&key), &all);
+    let client = gateway.client("acme").await;
+    client.put("tenant_config_a", "1").await.unwrap();
+    client.put("param_config_a", "1").await.unwrap();
+    let fewer = all.replace("\"param_config_\", ", "");
+    assert_ne!(fewer, all);
+    fs::write(folder.path().join("tagway.toml"), &fewer).unwrap();
+    assert!(gateway.logs("the settings grant it less"));
+    let gone = (Code::NotFound, "TAG_UNKNOWN".to_owned());
+    assert_eq!(why(client.get("param_config_a").await), gone);
+    assert_eq!(client.get("tenant_config_a").await.unwrap().value, "1");
+    gateway.signal("KILL");
+    gateway.wait();
+    let gateway = Gateway::start_in(Arc::clone(&folder), Arc::clone(&key), &fewer);
+    let client = gateway.client("acme").await;
+    assert_eq!(client.get("tenant_config_a").await.unwrap().value, "1");
+    assert_eq!(why(client.get("param_config_a").await), gone);
+    // Granted again it is served again, as it was.
+    fs::write(folder.path().join("tagway.toml"), &all).unwrap();
+    timeout(PATIENCE, async {
+        while client.get("param_config_a").await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -782,10 +893,12 @@ async fn a_restart_can_still_go_back_and_what_was_rolled_back_stays_away() {
     let mut admin = gateway.admin().await;
     let first = active(&mut admin).await;
     world.put(&distinct(&SCRIPTED, 1));
-    let second = becomes(&mut admin, "what the file holds", |active| {
+    becomes(&mut admin, "what the file holds", |active| {
         active.digest != first.digest
     })
     .await;
+    // Asked for, it is told only once it outlives this.
+    let second = taken(&mut admin, activate("scripted", None)).await.strategy.unwrap();
     gateway.signal("KILL");
     gateway.wait();
     let mut gateway = world.start(&home("a"));

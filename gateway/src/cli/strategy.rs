@@ -144,7 +144,7 @@ impl Activate {
         };
         let mut client = self.gateway.connect(ACTIVATION).await?;
         let answer = client.activate_strategy(request).await?.into_inner();
-        let strategy = answer.strategy.unwrap_or_default();
+        let strategy = answer.strategy.clone().unwrap_or_default();
         if self.gateway.output() == Output::Json {
             let mut object = object(&strategy);
             object.insert("known".to_owned(), json!(answer.known));

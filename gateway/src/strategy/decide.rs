@@ -28,7 +28,7 @@ pub struct Strategy {
     turns: Semaphore,
     /// What all versions have answered, where that is to stand in for what this one cannot.
     last: Option<Arc<Memory>>,
-    trial: Option<Trial>,
+    trial: Option<Arc<Trial>>,
 }
 
 impl Strategy {
@@ -37,7 +37,7 @@ impl Strategy {
         version: Arc<Version>,
         limits: &LimitSettings,
         last: Option<Arc<Memory>>,
-        trial: Option<Trial>,
+        trial: Option<Arc<Trial>>,
     ) -> Self {
         let calls = version.engine.calls();
         Self {
@@ -96,6 +96,11 @@ impl Strategy {
         &self.version
     }
 
+    /// What it is measured by, if it is.
+    pub(super) fn trial(&self) -> Option<&Arc<Trial>> {
+        self.trial.as_ref()
+    }
+
     /// What it has answered.
     pub(super) fn memory(&self) -> &Memory {
         &self.memory
@@ -145,6 +150,7 @@ impl Strategy {
 
     async fn ask(&self, tenant: &VerifiedTenant, asked: Asked<'_>, context: &Context) -> Result<Answer, DecideError> {
         let memory = self.memory.of(tenant.id());
+        memory.is_asked();
         if let Some(answer) = memory.answers.get(&asked) {
             return Ok(answer);
         }
@@ -198,8 +204,7 @@ impl Strategy {
         if let Some(trial) = self.trial.as_ref().filter(|_| !is_busy) {
             let answered = Answered {
                 version: &self.version,
-                generation: self.generation(),
-                tenants: self.memory.tenants(),
+                memory: &self.memory,
                 answer: &answer,
             };
             trial.note(&answered, tenant, context, asked);

@@ -23,6 +23,7 @@ mod way;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -97,6 +98,8 @@ pub struct Lifecycle {
     registry: Arc<Registry>,
     sources: Sources,
     slots: Mutex<BTreeMap<Arc<str>, Slot>>,
+    /// Counts settings of strategies.
+    revisions: AtomicU64,
     /// What is kept of strategies that the settings do not name now.
     absent: Mutex<BTreeMap<String, KeptStrategy>>,
     records: Records,
@@ -138,16 +141,19 @@ impl Lifecycle {
             before: before.into(),
         };
         let mut slots: BTreeMap<Arc<str>, Slot> = BTreeMap::new();
+        let revisions = AtomicU64::new(0);
         for (name, settings) in strategies {
             let kept = set.strategies.remove(name).unwrap_or_default();
-            slots.insert(name.as_str().into(), Slot::new(settings, kept, &made.limits));
+            let revision = revisions.fetch_add(1, Ordering::Relaxed);
+            slots.insert(name.as_str().into(), Slot::new(settings, revision, kept, &made.limits));
         }
-        let snapshot = Snapshot::default().counted_from(set.generation.max(1));
+        let snapshot = Snapshot::default().counted_from(set.generation);
         let lifecycle = Self {
             made,
             registry: Arc::new(Registry::new(snapshot)),
             sources: Sources::default(),
             slots: Mutex::new(slots),
+            revisions,
             absent: Mutex::new(set.strategies),
             records: Records::default(),
             names,

@@ -2,6 +2,7 @@
 //! and no tenant's failures close a strategy for another.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -199,6 +200,8 @@ pub(super) struct TenantMemory {
     pub(super) turns: Semaphore,
     breaker: Mutex<Breaker>,
     verified: OnceLock<VerifiedTenant>,
+    /// It has asked for something, and is not only known.
+    has_asked: AtomicBool,
 }
 
 impl Memory {
@@ -227,6 +230,7 @@ impl Memory {
                 turns: Semaphore::new(self.turns),
                 breaker: Mutex::new(Breaker::default()),
                 verified: OnceLock::new(),
+                has_asked: AtomicBool::new(false),
             }))
         };
         match self.tenants.get_or_insert_with(tenant, new) {
@@ -237,9 +241,10 @@ impl Memory {
 }
 
 impl Memory {
-    /// Tenants that are remembered.
-    pub(super) fn tenants(&self) -> usize {
-        self.tenants.len()
+    /// Whether more than one tenant asks.
+    pub(super) fn is_of_several(&self) -> bool {
+        let asks = |(_, memory): &(TenantId, Arc<TenantMemory>)| memory.has_asked.load(Ordering::Relaxed);
+        self.tenants.iter().filter(asks).nth(1).is_some()
     }
 
     /// What was asked for by name until now, each name once for all that is done with it.
@@ -266,6 +271,14 @@ impl Memory {
 }
 
 impl TenantMemory {
+    /// Its tenant asks.
+    pub(super) fn is_asked(&self) {
+        // Who only reads it keeps no other from it.
+        if !self.has_asked.load(Ordering::Relaxed) {
+            self.has_asked.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// It is this tenant's, who has called.
     pub(super) fn is_of(&self, tenant: &VerifiedTenant) {
         // One is as good as the other.

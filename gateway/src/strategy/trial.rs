@@ -11,7 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use super::Context;
-use super::memory::{Answer, Asked};
+use super::memory::{Answer, Asked, Memory};
 use super::version::{Fault, Version};
 use crate::cache::Cache;
 use crate::identity::VerifiedTenant;
@@ -36,8 +36,8 @@ pub(super) struct Trial {
 pub(super) struct Condemned {
     /// The strategy.
     pub(super) name: Arc<str>,
-    /// Of the version.
-    pub(super) generation: u64,
+    /// The version's component: it may have become active more than once.
+    pub(super) digest: String,
     /// For operators.
     pub(super) reason: String,
 }
@@ -45,9 +45,8 @@ pub(super) struct Condemned {
 /// How a version answered.
 pub(super) struct Answered<'a> {
     pub(super) version: &'a Version,
-    pub(super) generation: u64,
-    /// So many tenants ask it.
-    pub(super) tenants: usize,
+    /// What it has answered to whom.
+    pub(super) memory: &'a Memory,
     pub(super) answer: &'a Result<Answer, Fault>,
 }
 
@@ -88,7 +87,7 @@ impl Trial {
             Ok(Answer::Ranges(_)) => has_failed,
             Ok(Answer::Refused(_)) | Err(_) => false,
         };
-        if counts && let Some(failures) = self.count(answered.tenants, tenant.id(), asked.what()) {
+        if counts && let Some(failures) = self.count(answered.memory.is_of_several(), tenant.id(), asked.what()) {
             self.condemn(answered, failures);
         }
     }
@@ -100,10 +99,10 @@ impl Trial {
     }
 
     /// One more, unless it was counted. Returns how many that are, if it is now too many.
-    fn count(&self, tenants: usize, tenant: &TenantId, what: String) -> Option<usize> {
+    fn count(&self, is_of_several: bool, tenant: &TenantId, what: String) -> Option<usize> {
         let enough = self.settings.failures as usize;
         // Nobody has a version leave alone, where there is anybody else.
-        let of_one = if tenants > 1 { enough.div_ceil(2) } else { enough };
+        let of_one = if is_of_several { enough.div_ceil(2) } else { enough };
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let total = |failed: &HashMap<TenantId, HashSet<String>>| -> usize {
             failed.values().map(|of| of.len().min(of_one)).sum()
@@ -128,7 +127,7 @@ impl Trial {
         // Who is gone has nothing to roll back.
         _ = self.tell.send(Condemned {
             name: Arc::clone(&answered.version.name),
-            generation: answered.generation,
+            digest: answered.version.identity.digest.clone(),
             reason,
         });
     }

@@ -135,9 +135,6 @@ impl Version {
         let mut clipped = Self::clone(self);
         clipped.tags = tags;
         clipped.grants = grants;
-        clipped.settings.tags.retain(|tag| settings.tags.contains(tag));
-        clipped.settings.backends.retain(|id| settings.backends.contains(id));
-        clipped.settings.shared_scope &= settings.shared_scope;
         // It was not made with that, so it is like none that is.
         clipped.identity.settings += " clipped";
         Some(clipped.into())

@@ -254,8 +254,9 @@ impl Gate<'_> {
             return false;
         }
         let of = reads.entry(tenant.clone()).or_default();
-        *of += 1;
-        *of <= READS_OF_ONE
+        let may_read = *of < READS_OF_ONE;
+        *of += usize::from(may_read);
+        may_read
     }
 
     fn listed(&self) -> MutexGuard<'_, Listed> {

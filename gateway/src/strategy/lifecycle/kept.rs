@@ -45,7 +45,7 @@ pub(super) struct KeptSet {
 }
 
 /// Of one strategy.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct KeptStrategy {
     pub(super) mode: Mode,
@@ -53,7 +53,7 @@ pub(super) struct KeptStrategy {
     pub(super) earlier: Vec<KeptVersion>,
     pub(super) seen: Option<Seen>,
     pub(super) quarantine: Quarantine,
-    pub(super) attempt: Option<Attempt>,
+    pub(super) attempts: Vec<Attempt>,
 }
 
 /// A version that was active, and what it was given.
@@ -69,7 +69,7 @@ pub(super) struct KeptVersion {
 }
 
 /// Components by their digests. Those of which the bytes are not here are in the folder.
-type Components = BTreeMap<String, Option<Arc<[u8]>>>;
+pub(super) type Components = BTreeMap<String, Option<Arc<[u8]>>>;
 
 /// A name, as it is written down.
 #[derive(Serialize, Deserialize)]
@@ -197,23 +197,11 @@ impl KeptVersion {
         // What the operator names now is for what the source holds.
         settings.digest = None;
         settings.settings.clone_from(&self.settings);
-        settings
-            .tags
-            .retain(|tag| self.tags.iter().any(|kept| kept == tag.as_str()));
+        // Which of them it serves still, is seen once it is there: it claims what it claims.
+        settings.tags = self.tags.iter().filter_map(|tag| tag.parse().ok()).collect();
         settings.backends.retain(|backend| self.backends.contains(backend));
         settings.shared_scope &= self.shared_scope;
         settings
-    }
-}
-
-impl Slot {
-    /// What operators said of it, and what is held against its components.
-    pub(super) fn said(self) -> KeptStrategy {
-        KeptStrategy {
-            mode: self.mode,
-            quarantine: self.quarantine,
-            ..KeptStrategy::default()
-        }
     }
 }
 
@@ -238,14 +226,10 @@ impl Lifecycle {
         let mut components = Components::new();
         let mut strategies = BTreeMap::new();
         for (name, kept) in self.absent().iter() {
-            strategies.insert(
-                name.clone(),
-                KeptStrategy {
-                    mode: kept.mode,
-                    quarantine: kept.quarantine.clone(),
-                    ..KeptStrategy::default()
-                },
-            );
+            for version in kept.active.iter().chain(&kept.earlier) {
+                components.entry(version.version.digest.clone()).or_default();
+            }
+            strategies.insert(name.clone(), kept.clone());
         }
         for (name, slot) in slots.iter() {
             strategies.insert(name.to_string(), self.kept(name, slot, &mut components));
@@ -257,14 +241,15 @@ impl Lifecycle {
         (set, components)
     }
 
-    fn kept(&self, name: &str, slot: &Slot, components: &mut Components) -> KeptStrategy {
+    /// What is kept of it.
+    pub(super) fn kept(&self, name: &str, slot: &Slot, components: &mut Components) -> KeptStrategy {
         let current = self.registry.current();
         let record = self.records.active(name);
         let generation = record.as_ref().map_or(0, |record| record.generation);
         let activated = record.and_then(|record| record.activated);
         let activated = activated.unwrap_or_else(|| self.made.clock.now());
         let mut kept = |stored: &Stored| match stored {
-            Stored::Here(version) => {
+            Stored::Here { version, .. } => {
                 let digest = version.identity.digest.clone();
                 components.insert(digest, Some(Arc::clone(&version.bytes)));
                 KeptVersion::new(version, generation, activated)
@@ -274,16 +259,17 @@ impl Lifecycle {
                 kept.clone()
             }
         };
-        let serving = current
-            .serving(name)
-            .map(|serving| Stored::Here(Arc::clone(serving.decides())));
+        let serving = current.serving(name).map(|serving| Stored::Here {
+            version: Arc::clone(serving.decides()),
+            trial: None,
+        });
         KeptStrategy {
             mode: slot.mode,
             active: serving.as_ref().or(slot.dormant.as_ref()).map(&mut kept),
             earlier: slot.earlier.iter().map(&mut kept).collect(),
             seen: slot.seen.clone(),
             quarantine: slot.quarantine.clone(),
-            attempt: slot.attempt.clone(),
+            attempts: slot.attempts.clone(),
         }
     }
 

@@ -21,7 +21,13 @@ impl Lifecycle {
 
     /// Looks at a source, and takes up what lies there if that is another version than when it was looked at before.
     async fn look_at(&self, name: &Arc<str>) {
-        let follows = |slot: &&Slot| slot.mode == Mode::Follow;
+        // What is pinned to nothing takes what there is.
+        let serves_nothing = |slot: &Slot| slot.dormant.is_none() && self.registry.current().serving(name).is_none();
+        let follows = |slot: &&Slot| match slot.mode {
+            Mode::Follow => true,
+            Mode::Pinned => serves_nothing(slot),
+            Mode::Disabled => false,
+        };
         let configured = {
             let slots = self.slots();
             let slot = slots.get(name).filter(follows);
@@ -38,12 +44,12 @@ impl Lifecycle {
         let identity = Identity::new(stages::sha256(&bytes), &settings, &self.made.catalog);
         let now = self.made.clock.now();
         {
-            let slots = self.slots();
-            let Some(slot) = slots.get(name) else { return };
+            let mut slots = self.slots();
+            let Some(slot) = slots.get_mut(name) else { return };
             if slot.has_settled(&identity) {
                 return;
             }
-            if slot.quarantine.holds(&identity.digest, now) {
+            if slot.holds_back(&identity.digest, now) {
                 let digest = identity.digest;
                 tracing::warn!(
                     strategy = &**name,

@@ -1,21 +1,25 @@
-//! What operators ask for. To roll back, to disable and to pin asks nobody and waits for no version on its way.
+//! What operators ask for. To roll back, to disable and to pin asks nobody and waits for no version on its way; but for a version
+//! that has to be prepared again, because this gateway was started since.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Map, Value};
 
 use super::Lifecycle;
 use super::drift::Drift;
+use super::kept::Components;
 use super::quarantine::Quarantine;
 use super::records::{Record, State};
 use super::slot::{Mode, Slot, Stored, find};
 use super::stages::{self, Rejected};
-use super::way::{Wanted, Wish};
+use super::way::{Against, Wanted, Wish};
 use crate::event::Published;
 use crate::settings::{Source, StrategySettings};
+use crate::strategy::decide::Strategy;
 use crate::strategy::registry::{NotServed, Standing};
-use crate::strategy::trial::Condemned;
+use crate::strategy::trial::{Condemned, Trial};
 use crate::strategy::version::{Identity, Version};
 
 /// What an operator asks for.
@@ -158,13 +162,18 @@ impl Lifecycle {
         fetched.map_err(|error| Undone::Source(format!("{}: {error}", settings.source)))
     }
 
-    /// Goes back to the version before; from that `generation`, unless whichever is meant.
-    pub async fn roll_back(&self, name: &str, generation: Option<u64>) -> Result<Record, Undone> {
-        let reason = "an operator rolled it back";
-        let held = |quarantine: &mut Quarantine, digest: &str| quarantine.hold_until_asked_for(digest);
-        let record = self.go_back(name, generation, reason, held).await?;
-        self.keep().await;
-        Ok(record)
+    /// Goes back to the version before, to its end; from that `generation`, unless whichever is meant.
+    pub async fn roll_back(self: &Arc<Self>, name: &str, generation: Option<u64>) -> Result<Record, Undone> {
+        let (lifecycle, name) = (Arc::clone(self), name.to_owned());
+        let back = tokio::spawn(async move {
+            let reason = "an operator rolled it back";
+            let meant = |serving: &Strategy| generation.is_none_or(|meant| meant == serving.generation());
+            let held = |quarantine: &mut Quarantine, digest: &str| quarantine.hold_until_asked_for(digest);
+            let record = lifecycle.go_back(&name, meant, reason, held).await?;
+            lifecycle.keep().await;
+            Ok(record)
+        });
+        back.await.map_err(|_| Undone::Stopping)?
     }
 
     /// What failed leaves, unless it is pinned: then it leaves when it is not any more.
@@ -172,28 +181,21 @@ impl Lifecycle {
         if let Some(slot) = self.slots().get_mut(&condemned.name)
             && slot.mode != Mode::Follow
         {
-            let Condemned {
-                name,
-                generation,
-                reason,
-            } = &condemned;
+            let Condemned { name, digest, reason } = &condemned;
             tracing::error!(
                 strategy = &**name,
-                generation,
+                digest,
                 reason,
                 "a version should leave, and is pinned"
             );
             slot.condemned = Some(condemned);
             return;
         }
-        let Condemned {
-            name,
-            generation,
-            reason,
-        } = condemned;
+        let Condemned { name, digest, reason } = condemned;
         let now = self.made.clock.now();
+        let meant = |serving: &Strategy| serving.digest() == digest;
         let held = |quarantine: &mut Quarantine, digest: &str| quarantine.hold(digest, now);
-        match self.go_back(&name, Some(generation), &reason, held).await {
+        match self.go_back(&name, meant, &reason, held).await {
             Ok(_) => self.keep().await,
             Err(undone) => tracing::warn!(strategy = &*name, %undone, reason, "a version should leave, and does not"),
         }
@@ -202,60 +204,54 @@ impl Lifecycle {
     async fn go_back(
         &self,
         name: &str,
-        generation: Option<u64>,
+        is_meant: impl Fn(&Strategy) -> bool,
         reason: &str,
         hold: impl FnOnce(&mut Quarantine, &str),
     ) -> Result<Record, Undone> {
-        let earlier = {
+        let (leaving, earlier) = {
             let mut slots = self.slots();
             let (name, slot) = find(&mut slots, name)?;
-            self.is_active(&name, generation)?;
-            slot.earlier.last().cloned().ok_or(Undone::NothingEarlier)?
+            let current = self.registry.current();
+            let leaving = current.serving(&name).cloned().ok_or(Undone::Disabled)?;
+            if !is_meant(&leaving) {
+                return Err(Undone::Overtaken(leaving.generation()));
+            }
+            (leaving, slot.earlier.last().cloned().ok_or(Undone::NothingEarlier)?)
         };
         let version = self.again(name, &earlier).await?;
         let mut slots = self.slots();
         let (name, slot) = find(&mut slots, name)?;
         let current = self.registry.current();
-        let serving = self.is_active(&name, generation)?;
-        // Unless another went back meanwhile.
-        if !slot.earlier.pop().is_some_and(|last| last.is(&version)) {
-            return Err(Undone::Overtaken(serving));
+        match current.serving(&name) {
+            Some(serving) if Arc::ptr_eq(serving, &leaving) => {}
+            // Something was decided meanwhile.
+            serving => return Err(Undone::Overtaken(serving.map_or(0, |serving| serving.generation()))),
         }
-        let strategy = self.strategy(&version, slot, None).ok_or(Undone::NothingEarlier)?;
-        if let Some(leaving) = current.serving(&name) {
-            let identity = &leaving.decides().identity;
-            hold(&mut slot.quarantine, &identity.digest);
-            tracing::error!(
-                strategy = &*name,
-                generation = serving,
-                version = leaving.version(),
-                digest = leaving.digest(),
-                to = version.semver,
-                reason,
-                "a version is rolled back"
-            );
-            // For how long, the quarantine says.
-            slot.seen = slot.seen.take().filter(|seen| seen.version.digest != identity.digest);
-        }
+        let strategy = self
+            .strategy(&version, slot, Against::Nothing)
+            .ok_or(Undone::NothingEarlier)?;
+        slot.earlier.pop();
+        hold(&mut slot.quarantine, leaving.digest());
+        tracing::error!(
+            strategy = &*name,
+            generation = leaving.generation(),
+            version = leaving.version(),
+            digest = leaving.digest(),
+            to = version.semver,
+            reason,
+            "a version is rolled back"
+        );
+        // For how long, the quarantine says.
+        slot.seen = slot.seen.take().filter(|seen| seen.version.digest != leaving.digest());
         self.records.left(&name, &State::RolledBack(reason.to_owned()));
         let number = self.records.begin(&name, &version.identity.digest);
         self.commit(&current, &number, strategy).ok_or(Undone::Stopping)
     }
 
-    /// The generation that serves under that name, if it is the one that is meant.
-    fn is_active(&self, name: &str, generation: Option<u64>) -> Result<u64, Undone> {
-        let current = self.registry.current();
-        let serving = current.serving(name).ok_or(Undone::Disabled)?.generation();
-        match generation {
-            Some(meant) if meant != serving => Err(Undone::Overtaken(serving)),
-            _ => Ok(serving),
-        }
-    }
-
     /// A version that was kept, as it was.
     async fn again(&self, name: &str, stored: &Stored) -> Result<Arc<Version>, Undone> {
         match stored {
-            Stored::Here(version) => Ok(Arc::clone(version)),
+            Stored::Here { version, .. } => Ok(Arc::clone(version)),
             Stored::Kept(kept) => {
                 let settings = self.slots().get(name).map(|slot| slot.settings.clone());
                 let settings = settings.ok_or_else(|| Undone::Unknown(name.to_owned()))?;
@@ -267,8 +263,14 @@ impl Lifecycle {
         }
     }
 
-    /// Has it change by itself, stay as it is, or not serve.
-    pub async fn set_mode(&self, name: &str, mode: Mode) -> Result<Option<Record>, Undone> {
+    /// Has it change by itself, stay as it is, or not serve; to its end.
+    pub async fn set_mode(self: &Arc<Self>, name: &str, mode: Mode) -> Result<Option<Record>, Undone> {
+        let (lifecycle, name) = (Arc::clone(self), name.to_owned());
+        let set = tokio::spawn(async move { lifecycle.set_mode_here(&name, mode).await });
+        set.await.map_err(|_| Undone::Stopping)?
+    }
+
+    async fn set_mode_here(&self, name: &str, mode: Mode) -> Result<Option<Record>, Undone> {
         let record = if mode == Mode::Disabled {
             self.disable(name)?;
             None
@@ -291,9 +293,10 @@ impl Lifecycle {
         let mut slots = self.slots();
         let (name, slot) = find(&mut slots, name)?;
         slot.mode = Mode::Disabled;
+        slot.said += 1;
         let current = self.registry.current();
         if let Some(serving) = current.serving(&name) {
-            slot.dormant = Some(Stored::Here(Arc::clone(serving.decides())));
+            slot.dormant = Some(Stored::of(serving));
         }
         self.records.left(&name, &State::Draining);
         let standing = Standing::Not(slot.settings.tags.clone(), NotServed::Disabled);
@@ -302,24 +305,34 @@ impl Lifecycle {
     }
 
     async fn enable(&self, name: &str, mode: Mode) -> Result<Option<Record>, Undone> {
-        let dormant = {
+        let (dormant, said) = {
             let mut slots = self.slots();
             let (name, slot) = find(&mut slots, name)?;
+            slot.said += 1;
             if slot.mode != Mode::Disabled {
                 slot.mode = mode;
                 return Ok(self.records.active(&name));
             }
-            slot.dormant.clone()
+            (slot.dormant.clone(), slot.said)
         };
         let version = match &dormant {
-            Some(dormant) => Some(self.again(name, dormant).await?),
-            None => None,
+            Some(dormant) => self.again(name, dormant).await.inspect_err(|problem| {
+                tracing::error!(strategy = name, %problem, "what served before cannot serve again");
+            }),
+            None => Err(Undone::NothingEarlier),
         };
         let mut slots = self.slots();
         let (name, slot) = find(&mut slots, name)?;
-        slot.mode = mode;
         let current = self.registry.current();
-        let strategy = version.and_then(|version| self.strategy(&version, slot, None));
+        if slot.said != said {
+            // Something else was said meanwhile.
+            return Err(Undone::Overtaken(
+                current.serving(&name).map_or(0, |serving| serving.generation()),
+            ));
+        }
+        slot.mode = mode;
+        let against = Against::WhatItWas(dormant.and_then(Stored::trial));
+        let strategy = version.ok().and_then(|version| self.strategy(&version, slot, against));
         let Some(strategy) = strategy else {
             // It never served, or may not any more: the next look finds what could.
             slot.seen = None;
@@ -336,57 +349,72 @@ impl Lifecycle {
     /// Takes up other settings of strategies. What they do not grant any more is gone at once; what else they change of a strategy
     /// is taken up as another version of it would be.
     pub async fn take_up(&self, strategies: &BTreeMap<String, StrategySettings>) {
+        let mut new = Vec::new();
         {
             let mut slots = self.slots();
             for (name, settings) in strategies {
                 let name: Arc<str> = name.as_str().into();
+                let revision = self.revisions.fetch_add(1, Ordering::Relaxed);
                 if let Some(slot) = slots.get_mut(&name) {
-                    if slot.takes_up(settings, &self.made.limits) {
+                    if slot.takes_up(settings, revision, &self.made.limits) {
                         self.is_granted(&name, slot);
                     }
                     continue;
                 }
                 let kept = self.absent().remove(&*name).unwrap_or_default();
-                let slot = Slot::new(settings, kept, &self.made.limits);
-                let why = match slot.mode {
-                    Mode::Disabled => NotServed::Disabled,
-                    Mode::Follow | Mode::Pinned => NotServed::Rejected(Rejected::never(&name)),
-                };
-                let standing = Standing::Not(settings.tags.clone(), why);
+                let slot = Slot::new(settings, revision, kept, &self.made.limits);
+                let not = NotServed::Rejected(Rejected::never(&name));
+                let standing = Standing::Not(settings.tags.clone(), not);
                 let next = self.registry.current().next().with(Arc::clone(&name), standing);
                 self.registry.activate(next);
-                slots.insert(name, slot);
+                slots.insert(Arc::clone(&name), slot);
+                new.push(name);
             }
             let is_gone = |name: &&Arc<str>| !strategies.contains_key(&***name);
             let gone: Vec<Arc<str>> = slots.keys().filter(is_gone).cloned().collect();
             for name in gone {
                 tracing::warn!(strategy = &*name, "the settings name it no more; it does not serve");
                 if let Some(slot) = slots.remove(&name) {
-                    self.absent().insert(name.to_string(), slot.said());
+                    let kept = self.kept(&name, &slot, &mut Components::new());
+                    self.absent().insert(name.to_string(), kept);
                 }
                 self.records.left(&name, &State::Draining);
                 self.registry.activate(self.registry.current().next().without(&name));
             }
         }
         self.watch_files();
+        for name in new {
+            // As at a start. It is among the slots, unless it is gone already.
+            _ = self.begin(&name).await;
+        }
         self.look_everywhere().await;
         self.keep().await;
     }
 
     /// What serves has what the settings grant, and no more.
-    fn is_granted(&self, name: &Arc<str>, slot: &Slot) {
+    fn is_granted(&self, name: &Arc<str>, slot: &mut Slot) {
         let current = self.registry.current();
-        let not = |why| Standing::Not(slot.settings.tags.clone(), why);
+        let tags = slot.settings.tags.clone();
+        let not = |why| Standing::Not(tags, why);
         let Some(serving) = current.serving(name) else {
-            // The tags that fail are those that are granted now.
-            if let Some(Standing::Not(_, why)) = current.standing(name) {
+            // What lost all that it served may serve again.
+            if slot.mode != Mode::Disabled
+                && let Some(Stored::Here { version, trial }) = slot.dormant.clone()
+                && let Some(strategy) = self.strategy(&version, slot, Against::WhatItWas(trial))
+            {
+                slot.dormant = None;
+                let number = self.records.begin(name, strategy.digest());
+                self.commit(&current, &number, strategy);
+            } else if let Some(Standing::Not(_, why)) = current.standing(name) {
+                // The tags that fail are those that are granted now.
                 self.registry
                     .activate(current.next().with(Arc::clone(name), not(why.clone())));
             }
             return;
         };
         let version = serving.decides();
-        match self.strategy(version, slot, None) {
+        let against = Against::WhatItWas(serving.trial().cloned());
+        match self.strategy(version, slot, against) {
             Some(clipped) if Arc::ptr_eq(clipped.decides(), version) => {}
             Some(clipped) => {
                 tracing::warn!(
@@ -398,23 +426,29 @@ impl Lifecycle {
             }
             None => {
                 tracing::warn!(strategy = &**name, "the settings grant it no tag that it serves");
+                slot.dormant = Some(Stored::of(serving));
                 self.records.left(name, &State::Draining);
                 let rejected = Rejected::ungranted(name);
-                self.registry.activate(
-                    current
-                        .next()
-                        .with(Arc::clone(name), not(NotServed::Rejected(rejected))),
-                );
+                let standing = not(NotServed::Rejected(rejected));
+                self.registry.activate(current.next().with(Arc::clone(name), standing));
             }
         }
     }
 }
 
 impl Stored {
-    fn is(&self, version: &Arc<Version>) -> bool {
+    /// What serves.
+    fn of(serving: &Strategy) -> Self {
+        Self::Here {
+            version: Arc::clone(serving.decides()),
+            trial: serving.trial().cloned(),
+        }
+    }
+
+    fn trial(self) -> Option<Arc<Trial>> {
         match self {
-            Self::Here(here) => Arc::ptr_eq(here, version),
-            Self::Kept(kept) => kept.version.digest == version.identity.digest,
+            Self::Here { trial, .. } => trial,
+            Self::Kept(_) => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -12,13 +12,15 @@ use super::operate::Undone;
 use super::quarantine::Quarantine;
 use crate::settings::{LimitSettings, OnFailure, StrategySettings};
 use crate::strategy::memory::Memory;
-use crate::strategy::trial::Condemned;
+use crate::strategy::trial::{Condemned, Trial};
 use crate::strategy::version::{Identity, Version};
 
 /// Versions that can be rolled back to, of each strategy.
 const EARLIER: usize = 2;
 /// How often a version may have been begun when the process ended, until it is held back.
 const ENDED: u32 = 2;
+/// Of these, so many are known.
+const ATTEMPTS: usize = 8;
 /// Between two tries of what may go well another time.
 const PAUSES: (Duration, Duration) = (Duration::from_mins(1), Duration::from_mins(30));
 
@@ -54,19 +56,26 @@ pub(super) struct Attempt {
 #[derive(Clone)]
 pub(super) enum Stored {
     /// As it is.
-    Here(Arc<Version>),
+    Here {
+        version: Arc<Version>,
+        /// It was, and is again.
+        trial: Option<Arc<Trial>>,
+    },
     /// Once it is prepared.
     Kept(KeptVersion),
 }
 
 pub(super) struct Slot {
     pub(super) settings: StrategySettings,
-    /// Counts how often these were others.
+    /// Never that of other settings.
     pub(super) revision: u64,
     pub(super) mode: Mode,
+    /// Counts how often that was said.
+    pub(super) said: u64,
     pub(super) seen: Option<Seen>,
     pub(super) quarantine: Quarantine,
-    pub(super) attempt: Option<Attempt>,
+    /// What was being prepared when this was kept.
+    pub(super) attempts: Vec<Attempt>,
     /// What can be rolled back to, the latest last.
     pub(super) earlier: Vec<Stored>,
     /// What would serve if it were not disabled, or could be made again.
@@ -86,22 +95,23 @@ struct Tries {
 }
 
 impl Slot {
-    pub(super) fn new(settings: &StrategySettings, kept: KeptStrategy, limits: &LimitSettings) -> Self {
+    pub(super) fn new(settings: &StrategySettings, revision: u64, kept: KeptStrategy, limits: &LimitSettings) -> Self {
         let KeptStrategy {
             mode,
             active,
             earlier,
             seen,
             quarantine,
-            attempt,
+            attempts,
         } = kept;
         Self {
             settings: settings.clone(),
-            revision: 0,
+            revision,
             mode,
+            said: 0,
             seen,
             quarantine,
-            attempt,
+            attempts,
             earlier: earlier.into_iter().map(Stored::Kept).collect(),
             dormant: active.map(Stored::Kept),
             condemned: None,
@@ -110,37 +120,54 @@ impl Slot {
         }
     }
 
-    /// Other settings hold from here on. Returns whether they differ.
-    pub(super) fn takes_up(&mut self, settings: &StrategySettings, limits: &LimitSettings) -> bool {
+    /// Other settings hold from here on, as that revision. Returns whether they differ.
+    pub(super) fn takes_up(&mut self, settings: &StrategySettings, revision: u64, limits: &LimitSettings) -> bool {
         if format!("{:?}", self.settings) == format!("{settings:?}") {
             return false;
         }
         self.last = memory_of_all(settings, limits, self.last.take());
         self.settings = settings.clone();
-        self.revision += 1;
+        self.revision = revision;
         true
     }
 
     /// That served until now.
     pub(super) fn was_replaced(&mut self, version: &Arc<Version>) {
-        self.earlier.push(Stored::Here(Arc::clone(version)));
+        self.earlier.push(Stored::Here {
+            version: Arc::clone(version),
+            trial: None,
+        });
         let too_many = self.earlier.len().saturating_sub(EARLIER);
         self.earlier.drain(..too_many);
     }
 
-    /// What the source holds is on its way, or was and is not any more.
+    /// That component is prepared.
     pub(super) fn is_tried(&mut self, digest: &str) {
-        let before = self.attempt.take().filter(|attempt| attempt.digest == digest);
-        self.attempt = Some(Attempt {
+        let before = self.attempts.iter().position(|attempt| attempt.digest == digest);
+        let before = before.map(|at| self.attempts.remove(at));
+        if self.attempts.len() == ATTEMPTS {
+            self.attempts.remove(0);
+        }
+        self.attempts.push(Attempt {
             digest: digest.to_owned(),
             times: before.map_or(0, |before| before.times) + 1,
         });
     }
 
-    /// Whether the process has ended while that version was on its way, so often that it may be why.
-    pub(super) fn ends_processes(&self, digest: &str) -> bool {
-        let attempt = self.attempt.as_ref().filter(|attempt| attempt.digest == digest);
-        attempt.is_some_and(|attempt| attempt.times >= ENDED)
+    /// It was, and the process lives.
+    pub(super) fn was_tried(&mut self, digest: &str) {
+        self.attempts.retain(|attempt| attempt.digest != digest);
+    }
+
+    /// Whether that version is not to be taken up by itself now. One that was on its way when the process ended, so often that it may
+    /// be why, is held back as one that had to leave.
+    pub(super) fn holds_back(&mut self, digest: &str, now: SystemTime) -> bool {
+        let ends_processes = |attempt: &Attempt| attempt.digest == digest && attempt.times >= ENDED;
+        if self.attempts.iter().any(ends_processes) {
+            self.was_tried(digest);
+            self.quarantine.hold(digest, now);
+        }
+        self.quarantine.holds(digest, now)
     }
 
     /// Whether there is nothing to do about what the source holds, for now.

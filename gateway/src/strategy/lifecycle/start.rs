@@ -8,10 +8,10 @@ use super::operate::Undone;
 use super::records::State;
 use super::slot::{Mode, Stored, find};
 use super::stages::{self, Rejected, Stage};
-use super::way::Wanted;
+use super::way::{Against, Wanted};
 use crate::settings::StrategySettings;
 use crate::strategy::decide::Strategy;
-use crate::strategy::registry::{NotServed, Snapshot, Standing};
+use crate::strategy::registry::{NotServed, Standing};
 use crate::strategy::version::{Identity, Version};
 
 impl Lifecycle {
@@ -30,7 +30,28 @@ impl Lifecycle {
         }
         let mut why_not = None;
         if let Some(Stored::Kept(active)) = dormant {
-            match self.begin_again(name, &settings, &active).await {
+            let digest = &active.version.digest;
+            let now = self.made.clock.now();
+            let held_back = match self.slots().get_mut(name) {
+                Some(slot) => {
+                    let held_back = slot.holds_back(digest, now);
+                    if !held_back {
+                        slot.is_tried(digest);
+                    }
+                    held_back
+                }
+                None => false,
+            };
+            self.keep().await;
+            let again = if held_back {
+                Err("the process ended while it was prepared".to_owned())
+            } else {
+                self.begin_again(name, &settings, &active).await
+            };
+            if let Some(slot) = self.slots().get_mut(name) {
+                slot.was_tried(digest);
+            }
+            match again {
                 Ok(strategy) => {
                     self.stands(name, Standing::Serves(strategy));
                     return Ok(());
@@ -55,11 +76,11 @@ impl Lifecycle {
     /// What it is from the beginning.
     fn stands(&self, name: &Arc<str>, standing: Standing) {
         let mut slots = self.slots();
-        let current = Snapshot::clone(&self.registry.current());
+        let next = self.registry.current().next();
         if let (Standing::Serves(_), Some(slot)) = (&standing, slots.get_mut(name)) {
             slot.dormant = None;
         }
-        self.registry.activate(current.with(Arc::clone(name), standing));
+        self.registry.activate(next.with(Arc::clone(name), standing));
     }
 
     async fn begin_again(
@@ -97,10 +118,7 @@ impl Lifecycle {
         let identity = Identity::new(stages::sha256(&bytes), &settings, &self.made.catalog);
         let now = self.made.clock.now();
         if let Some(slot) = self.slots().get_mut(name) {
-            if slot.ends_processes(&identity.digest) {
-                slot.quarantine.hold(&identity.digest, now);
-            }
-            if slot.quarantine.holds(&identity.digest, now) {
+            if slot.holds_back(&identity.digest, now) {
                 let reason = "what its source holds was rolled back, or the process ended while it was prepared";
                 return Err(refused(reason.to_owned()));
             }
@@ -118,7 +136,7 @@ impl Lifecycle {
         };
         let prepared = self.prepare(&wanted, &number).await;
         if let Some(slot) = self.slots().get_mut(name) {
-            slot.attempt = None;
+            slot.was_tried(&wanted.identity.digest);
             let may_pass = prepared.as_ref().is_err_and(|rejected| rejected.may_pass);
             slot.settles(wanted.identity, may_pass);
         }
@@ -128,7 +146,7 @@ impl Lifecycle {
         })?;
         let strategy = self.strategy_of(name, &version.into());
         let strategy = strategy.ok_or_else(|| Rejected::ungranted(name))?;
-        strategy.begins(self.registry.current().generation());
+        strategy.begins(self.registry.current().generation() + 1);
         self.records.activated(&number, &strategy, self.made.clock.now());
         let (version, digest) = (strategy.version(), strategy.digest());
         tracing::info!(strategy = &**name, version, digest, "a strategy serves");
@@ -136,6 +154,6 @@ impl Lifecycle {
     }
 
     fn strategy_of(&self, name: &Arc<str>, version: &Arc<Version>) -> Option<Arc<Strategy>> {
-        self.strategy(version, self.slots().get(name)?, None)
+        self.strategy(version, self.slots().get(name)?, Against::Nothing)
     }
 }

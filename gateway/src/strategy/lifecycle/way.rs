@@ -49,7 +49,9 @@ impl Lifecycle {
             .is_some_and(|active| active.decides().identity == wanted.identity)
             && let Some(record) = self.records.active(&name)
         {
-            self.settle(&wanted, wish, false);
+            self.settle(&wanted, wish, false, true);
+            // Whoever is told so is told of what outlives a restart.
+            self.keep().await;
             let drift = Drift::default();
             return Ok(Activated { record, drift });
         }
@@ -60,7 +62,7 @@ impl Lifecycle {
         self.keep().await;
         let prepared = self.prepare(&wanted, &number).await;
         if let Some(slot) = self.slots().get_mut(&name) {
-            slot.attempt = None;
+            slot.was_tried(&wanted.identity.digest);
         }
         let taken = match prepared {
             Ok(version) => self.compare_and_commit(&wanted, wish, &version.into(), &number).await,
@@ -75,7 +77,8 @@ impl Lifecycle {
             },
             Err(_) => true,
         };
-        self.settle(&wanted, wish, may_pass);
+        let serves = taken.as_ref().is_ok_and(|taken| taken.record.state == State::Active);
+        self.settle(&wanted, wish, may_pass, serves);
         self.keep().await;
         taken
     }
@@ -98,7 +101,7 @@ impl Lifecycle {
     }
 
     /// What the source holds was looked at.
-    fn settle(&self, wanted: &Wanted, wish: Wish, may_pass: bool) {
+    fn settle(&self, wanted: &Wanted, wish: Wish, may_pass: bool, serves: bool) {
         let mut slots = self.slots();
         let slot = slots
             .get_mut(&wanted.name)
@@ -107,7 +110,7 @@ impl Lifecycle {
         // Whatever it was given besides: the source is not to be looked at again for that.
         let digest = wanted.identity.digest.clone();
         let configured = Identity::new(digest, &slot.settings, &self.made.catalog);
-        if configured == wanted.identity || !may_pass {
+        if configured == wanted.identity || serves {
             slot.settles(configured, may_pass);
         }
     }
@@ -123,10 +126,21 @@ impl Lifecycle {
         // One at a time is compared with what serves, so that nothing else takes its place meanwhile, but for what has to.
         let _one_at_a_time = self.way.lock().await;
         let active = self.is_wanted(wanted, wish)?;
+        let is_that = active
+            .as_ref()
+            .is_some_and(|active| active.decides().identity == version.identity);
+        if let Some(record) = self.records.active(name).filter(|_| is_that) {
+            // Somebody else was as quick.
+            let reason = format!("it serves already, as generation {}", record.generation);
+            self.records
+                .change(number, |record| record.state = State::Rejected(Stage::Active, reason));
+            let drift = Drift::default();
+            return Ok(Activated { record, drift });
+        }
         let strategy = {
             let mut slots = self.slots();
             let (_, slot) = find(&mut slots, name)?;
-            let against = active.as_ref().map(|active| Against {
+            let against = active.as_ref().map_or(Against::Nothing, |active| Against::Version {
                 version: Arc::clone(active.decides()),
                 may_refuse: wish.allow_moves,
             });
@@ -165,7 +179,7 @@ impl Lifecycle {
             (Some(now), Some(before)) => !Arc::ptr_eq(now, before),
             _ => true,
         };
-        let is_unwanted = wish.by_itself && slot.mode != Mode::Follow;
+        let is_unwanted = wish.by_itself && slot.mode != Mode::Follow && active.is_some();
         if is_overtaken || is_unwanted || slot.revision != wanted.revision {
             let generation = current.serving(name).map_or(0, |now| now.generation());
             let reason = "something else was decided meanwhile".to_owned();
@@ -271,28 +285,20 @@ impl Lifecycle {
     }
 
     /// What serves by that version, as far as the slot's settings grant it. None: they grant it nothing.
-    pub(super) fn strategy(
-        &self,
-        version: &Arc<Version>,
-        slot: &Slot,
-        against: Option<Against>,
-    ) -> Option<Arc<Strategy>> {
+    pub(super) fn strategy(&self, version: &Arc<Version>, slot: &Slot, against: Against) -> Option<Arc<Strategy>> {
         let version = version.within(&slot.settings)?;
-        let trial = against.map(
-            |Against {
-                 version: before,
-                 may_refuse,
-             }| {
+        let trial = match against {
+            Against::Nothing => None,
+            Against::WhatItWas(trial) => trial,
+            Against::Version {
+                version: before,
+                may_refuse,
+            } => {
                 let cache = Arc::clone(&self.made.cache);
-                Trial::new(
-                    before,
-                    &version.settings.rollback,
-                    may_refuse,
-                    cache,
-                    self.condemn.clone(),
-                )
-            },
-        );
+                let rollback = &version.settings.rollback;
+                Some(Trial::new(before, rollback, may_refuse, cache, self.condemn.clone()).into())
+            }
+        };
         Some(Strategy::new(version, &self.made.limits, slot.last.clone(), trial).into())
     }
 
@@ -307,7 +313,11 @@ impl Lifecycle {
 }
 
 /// What a version is on trial against.
-pub(super) struct Against {
-    version: Arc<Version>,
-    may_refuse: bool,
+pub(super) enum Against {
+    /// It is on no trial.
+    Nothing,
+    /// On that which it is on already.
+    WhatItWas(Option<Arc<Trial>>),
+    /// What served until now.
+    Version { version: Arc<Version>, may_refuse: bool },
 }
