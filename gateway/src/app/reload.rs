@@ -35,6 +35,8 @@ impl Reload {
         let files = [self.file.clone()];
         // While changes of files cannot be had, there is the signal.
         let _watcher = watched_files::watch(&files, Arc::clone(&self.asked));
+        // It may have changed between being read and being watched.
+        self.asked.notify_one();
         let mut before = settings.clone();
         loop {
             self.asked.notified().await;
