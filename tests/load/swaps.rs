@@ -168,7 +168,7 @@ async fn from_file(admin: &mut Admin, component: &[u8], file: &Path) {
     }
     times.sort();
     println!(
-        "from file to active: {:.0?} in the middle of {}, {:.0?} at most",
+        "from file to active: {:.2?} in the middle of {}, {:.2?} at most",
         times[times.len() / 2],
         times.len(),
         times[times.len() - 1]
