@@ -21,8 +21,6 @@ mod identity;
 mod isolation;
 mod keys;
 mod lifecycle;
-mod lifecycle_load;
-mod lifecycle_sources;
 mod model;
 mod operate_commands;
 mod parameter_store;

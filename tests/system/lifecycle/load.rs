@@ -16,7 +16,7 @@ use tagway_tests::watcher::{Watcher, to_prefix};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::lifecycle::{SCRIPTED, World, both, explained, with_settings};
+use super::{SCRIPTED, World, both, explained, with_settings};
 
 const KEYS: u64 = 50;
 

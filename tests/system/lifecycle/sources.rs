@@ -16,8 +16,8 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
+use super::{SCRIPTED, World, active, becomes, both, home, taken, versions};
 use crate::fleet::{Fleet, with_queue};
-use crate::lifecycle::{SCRIPTED, World, active, becomes, both, home, taken, versions};
 
 /// Longer than anything may take.
 const PATIENCE: Duration = Duration::from_mins(1);
