@@ -29,6 +29,7 @@ use crate::config::{Configs, PageTokens};
 use crate::folder::{FolderError, PrivateFolder};
 use crate::identity::{Identity, KeySets, KeysError};
 use crate::placement::CachePolicy;
+use crate::quota::Quotas;
 use crate::server::{Admin, Administration, Readiness, Services, serve_admin, serve_grpc, serve_ops};
 use crate::settings::{
     BackendKind, BackendSettings, CacheSettings, IdentitySettings, KeyFile, Listen, Settings, Source,
@@ -37,6 +38,7 @@ use crate::status::{Part, Parts};
 use crate::strategy::{self, Engine, Lifecycle, Made, Registry};
 use crate::watch::Hub;
 use events::{Events, Replica};
+use reload::Live;
 
 pub use reload::Reload;
 
@@ -125,6 +127,7 @@ pub struct App {
     snapshot: Option<Snapshot>,
     /// How the settings do.
     read: Part,
+    quotas: Arc<Quotas>,
 }
 
 impl App {
@@ -202,7 +205,9 @@ impl App {
             }),
             identity: Arc::new(admins),
         };
+        let quotas = Quotas::new(&settings.quota);
         Ok(Self {
+            quotas,
             settings,
             grpc,
             admin,
@@ -253,8 +258,12 @@ impl App {
         self.events.register(&mut metrics);
         let events = self.events.run(stop.clone());
         let reloading = reload.map(|reload| {
-            let lifecycle = Arc::clone(&self.lifecycle);
-            tokio::spawn(reload.run(self.settings.clone(), lifecycle, self.read))
+            let live = Live {
+                lifecycle: Arc::clone(&self.lifecycle),
+                quotas: Arc::clone(&self.quotas),
+                part: self.read,
+            };
+            tokio::spawn(reload.run(self.settings.clone(), live))
         });
         let lifecycle = tokio::spawn(self.lifecycle.run(stop.clone()));
         let ops = self
@@ -268,6 +277,7 @@ impl App {
             identity: self.identity,
             configs: self.configs,
             hub,
+            quotas: Arc::clone(&self.quotas),
             admin: server.admin_is_with_tenants().then(|| self.administration.clone()),
         };
         let admin_address = self.admin.as_ref().and_then(|listener| listener.local_addr().ok());

@@ -20,6 +20,7 @@ use crate::cache::Cache;
 use crate::identity::VerifiedTenant;
 use crate::key::{ConfigKey, KeyError};
 use crate::placement::{Origin, Place, Placed};
+use crate::quota::Exceeded;
 use crate::strategy::{Context, DecideError, NotServed, Operation, Registry, Snapshot};
 
 pub use explain::{Explained, Step};
@@ -140,6 +141,9 @@ pub enum ConfigError {
     /// The strategy of this tag was rejected.
     #[error("the strategy of this tag was rejected")]
     StrategyRejected,
+    /// The tenant watches more than it may.
+    #[error(transparent)]
+    Quota(#[from] Exceeded),
     /// The strategy of this tag is not called, because an operator said so.
     #[error("the strategy of this tag is disabled")]
     StrategyDisabled,

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConfigError, Configs, PageTokens};
 use crate::identity::{Identity, VerifiedTenant};
+use crate::quota::Quotas;
 use crate::server::Watches;
 use crate::settings::Settings;
 use crate::strategy::Engine;
@@ -45,7 +46,8 @@ pub fn config_service(
 ) -> impl ConfigService {
     let stop = CancellationToken::new();
     let (server, limits) = (&settings.server, &settings.limits);
-    let watches = Watches::new(Arc::clone(&configs), identity, hub, server, limits, stop);
+    let quotas = Quotas::new(&settings.quota);
+    let watches = Watches::new(Arc::clone(&configs), identity, hub, quotas, server, limits, stop);
     crate::server::config_service(configs, watches)
 }
 

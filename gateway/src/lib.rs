@@ -15,6 +15,7 @@ pub mod identity;
 pub mod internals;
 pub mod key;
 pub mod placement;
+pub mod quota;
 pub mod server;
 pub mod settings;
 pub mod shutdown;

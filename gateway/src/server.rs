@@ -11,6 +11,7 @@ mod shape;
 mod status;
 mod strategies;
 mod watch;
+mod within_quota;
 
 use std::convert::Infallible;
 use std::io;
@@ -35,6 +36,7 @@ use tower::{Service, ServiceBuilder};
 use crate::clock::jittered;
 use crate::config::Configs;
 use crate::identity::Identity;
+use crate::quota::Quotas;
 use crate::settings::{LimitSettings, ServerSettings};
 use crate::watch::Hub;
 use admin_service::AdminServiceImpl;
@@ -44,6 +46,7 @@ use config_service::ConfigServiceImpl;
 use deadline::Deadline;
 use in_flight::InFlight;
 use shape::Shape;
+use within_quota::WithinQuota;
 
 pub(crate) use watch::Watches;
 
@@ -77,6 +80,8 @@ pub struct Services {
     pub configs: Arc<Configs>,
     /// What they watch.
     pub hub: Arc<Hub>,
+    /// What each of them may ask for.
+    pub quotas: Arc<Quotas>,
     /// What operators ask for, where they ask at the same address.
     pub admin: Option<Administration>,
 }
@@ -157,6 +162,7 @@ pub async fn serve_grpc(
         identity,
         configs,
         hub,
+        quotas,
         admin,
     } = services;
     let (mut health, health_service) = tonic_health::server::health_reporter();
@@ -165,6 +171,7 @@ pub async fn serve_grpc(
         Arc::clone(&configs),
         Arc::clone(&identity),
         hub,
+        Arc::clone(&quotas),
         server,
         limits,
         stop.clone(),
@@ -181,6 +188,8 @@ pub async fn serve_grpc(
         }))
         // The first wall. Behind it there is a verified tenant, before it nothing that knows of any.
         .layer(AroundLayer(Authenticate(identity)))
+        // As soon as it is known whose request it is.
+        .layer(AroundLayer(WithinQuota(Arc::clone(&quotas))))
         // Around nothing but tonic's own service, whose errors it mends.
         .layer(AroundLayer(Shape))
         .named_layer(service);

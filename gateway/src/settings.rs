@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ pub struct Settings {
     pub cache: CacheSettings,
     /// How others' changes are heard of.
     pub events: EventsSettings,
-    quota: QuotaSettings,
+    /// What one tenant may ask of this replica.
+    pub quota: QuotaSettings,
     /// Bounds of this replica.
     pub limits: LimitSettings,
     /// Logs.
@@ -406,12 +408,16 @@ impl Default for EventsSettings {
     }
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+/// `[quota]`: of one tenant, on this replica.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct QuotaSettings {
-    requests_per_second: Option<u32>,
-    streams: Option<u32>,
-    watched_keys: Option<u32>,
+pub struct QuotaSettings {
+    /// A second's worth may come at once.
+    pub requests_per_second: NonZero<u32>,
+    /// Watch streams at once.
+    pub streams: u32,
+    /// Keys that they hold together.
+    pub watched_keys: u32,
 }
 
 /// `[limits]`
@@ -523,6 +529,19 @@ impl Default for BreakerSettings {
             failures: 20,
             window: Duration::from_secs(10),
             rest: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Requests a second, unless settings say otherwise.
+const REQUESTS: NonZero<u32> = NonZero::<u32>::MIN.saturating_add(1999);
+
+impl Default for QuotaSettings {
+    fn default() -> Self {
+        Self {
+            requests_per_second: REQUESTS,
+            streams: 1000,
+            watched_keys: 100_000,
         }
     }
 }

@@ -97,11 +97,16 @@ pub fn settings_over_aws(jwks: &str, endpoint: &str, events: &str) -> String {
         .replace("[server]", "[server]\nadmin_listen = \"127.0.0.1:0\"")
 }
 
+/// More than any test asks for that is not about quotas.
+pub const UNBOUNDED: &str =
+    "quota = { requests_per_second = 1_000_000, streams = 100_000, watched_keys = 100_000_000 }";
+
 /// Settings over the embedded store. `jwks` is where the keys are; `more` comes at the end.
 #[must_use]
 pub fn settings(jwks: &str, more: &str) -> String {
     format!(
         r#"
+{UNBOUNDED}
 [server]
 listen = "127.0.0.1:0"
 ops_listen = "127.0.0.1:0"
@@ -157,6 +162,16 @@ impl Gateway {
         let folder = TempDir::new().expect("a folder");
         fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).expect("written");
         Self::start_in(folder.into(), key.into(), &settings("file:keys.json", more))
+    }
+
+    /// As [`Self::start`], with this as the quota of each tenant.
+    #[must_use]
+    pub fn start_within(quota: &str) -> Self {
+        let key = Key::ed("first");
+        let folder = TempDir::new().expect("a folder");
+        fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).expect("written");
+        let settings = settings("file:keys.json", "").replace(UNBOUNDED, &format!("quota = {{ {quota} }}"));
+        Self::start_in(folder.into(), key.into(), &settings)
     }
 
     /// As [`Self::start`], with `AdminService`.

@@ -18,7 +18,7 @@ use tagway_proto::v1;
 use tagway_proto::v1::strategy::State;
 use tagway_tests::admin::{Admin, activate};
 use tagway_tests::client::Client;
-use tagway_tests::gateway::Gateway;
+use tagway_tests::gateway::{Gateway, UNBOUNDED};
 use tagway_tests::issuer::{AUDIENCE, ISSUER, Key, key_set};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -68,6 +68,7 @@ impl World {
         });
         format!(
             r#"
+{UNBOUNDED}
 [server]
 listen = "127.0.0.1:0"
 admin_listen = "127.0.0.1:0"

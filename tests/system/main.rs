@@ -26,6 +26,7 @@ mod operate_commands;
 mod parameter_store;
 mod plugins;
 mod process;
+mod quotas;
 mod reads;
 mod strategies;
 mod watch;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::quota::Quotas;
 use crate::settings::Settings;
 use crate::status::Part;
 use crate::strategy::Lifecycle;
@@ -28,10 +29,23 @@ pub struct Reload {
     pub logs: Logs,
 }
 
+/// What takes them up.
+pub(super) struct Live {
+    pub(super) lifecycle: Arc<Lifecycle>,
+    pub(super) quotas: Arc<Quotas>,
+    /// How the settings do.
+    pub(super) part: Part,
+}
+
 impl Reload {
     /// Reads the file whenever it changes or somebody asks for it, and takes up what can be: strategies and logging. The gateway
     /// runs on `settings`. Runs until it is dropped.
-    pub(super) async fn run(self, settings: Settings, lifecycle: Arc<Lifecycle>, part: Part) {
+    pub(super) async fn run(self, settings: Settings, live: Live) {
+        let Live {
+            lifecycle,
+            quotas,
+            part,
+        } = live;
         let files = [self.file.clone()];
         // While changes of files cannot be had, there is the signal.
         let _watcher = watched_files::watch(&files, Arc::clone(&self.asked));
@@ -54,6 +68,7 @@ impl Reload {
             }
             // Settings with a bad filter do not resolve.
             _ = self.logs.filter(&next.telemetry);
+            quotas.set(&next.quota);
             lifecycle.take_up(&next.strategies).await;
             let waiting = waiting(&settings, &next);
             tracing::info!(waiting, "settings were read again");

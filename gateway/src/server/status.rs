@@ -11,6 +11,7 @@ use crate::backend::{BackendError, Unfit};
 use crate::config::ConfigError;
 use crate::identity::IdentityError;
 use crate::key::KeyError;
+use crate::quota::Exceeded;
 use crate::strategy::{DecideError, Refusal};
 
 const DOMAIN: &str = "tagway";
@@ -61,6 +62,17 @@ pub(crate) fn identity(error: &IdentityError) -> Status {
         IdentityError::TenantNotGranted => status(Code::PermissionDenied, "TENANT_NOT_GRANTED", message),
         IdentityError::PermissionMissing(_) => status(Code::PermissionDenied, "PERMISSION_MISSING", message),
     }
+}
+
+/// A tenant asks for more than its quota.
+pub(crate) fn quota(exceeded: Exceeded) -> Status {
+    let after = match exceeded {
+        Exceeded::Requests { retry, .. } => retry,
+        // When others end, nobody knows.
+        Exceeded::Streams(_) | Exceeded::Watched(_) => RETRY,
+    };
+    let message = format!("the tenant's quota on this replica: {exceeded}");
+    retry(Code::ResourceExhausted, "QUOTA", message, after)
 }
 
 /// More requests at once than this replica takes.
@@ -139,6 +151,7 @@ pub(crate) fn config(error: ConfigError, field: &str) -> Status {
         ConfigError::ResponseFull => status(Code::ResourceExhausted, "RESPONSE_FULL", message),
         ConfigError::Seal => status(Code::Internal, "INTERNAL", message),
         ConfigError::Backend(error) => backend(&error),
+        ConfigError::Quota(exceeded) => quota(exceeded),
         ConfigError::StrategyDisabled => status(Code::Unavailable, "STRATEGY_DISABLED", error.to_string()),
         ConfigError::StrategyRejected => strategy_failed("no version of the strategy of this tag could be activated"),
     }

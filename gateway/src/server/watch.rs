@@ -28,6 +28,7 @@ use crate::clock::{Clock, until};
 use crate::config::{ConfigError, Configs};
 use crate::identity::{Identity, IdentityError, Reader, VerifiedTenant};
 use crate::key::KeyPrefix;
+use crate::quota::{Quotas, Share, Stream as CountedStream};
 use crate::settings::{LimitSettings, ServerSettings};
 use crate::watch::{
     Asked, Hub, Ledger, Listed, Marks, News, Outbox, Outgoing, Reserve, Room, Stream as Seen, Subscription, Update,
@@ -54,6 +55,7 @@ pub(crate) struct Watches {
     configs: Arc<Configs>,
     identity: Arc<Identity>,
     hub: Arc<Hub>,
+    quotas: Arc<Quotas>,
     clock: Clock,
     /// Of one stream.
     subscriptions: usize,
@@ -70,6 +72,7 @@ impl Watches {
         configs: Arc<Configs>,
         identity: Arc<Identity>,
         hub: Arc<Hub>,
+        quotas: Arc<Quotas>,
         server: &ServerSettings,
         limits: &LimitSettings,
         stop: CancellationToken,
@@ -78,6 +81,7 @@ impl Watches {
             configs,
             identity,
             hub,
+            quotas,
             clock: Clock::system(),
             subscriptions: limits.subscriptions as usize,
             age: server.max_connection_age,
@@ -103,12 +107,16 @@ impl Watches {
         requests: Streaming<v1::WatchConfigsRequest>,
     ) -> Result<Responses, Status> {
         let reader = tenant.clone().reader().map_err(|error| status::identity(&error))?;
+        let share = self.quotas.of(tenant.id());
+        let counted_stream = share.stream().map_err(status::quota)?;
         let (outbox, outgoing) = outbox();
         let (end, ended) = oneshot::channel();
         let listed = self.hub.roster().list(peer, tenant.clone(), self.clock.now());
         let counted = Arc::clone(listed.stream());
         let stream = WatchStream {
             listed,
+            share,
+            _counted: counted_stream,
             watches: Arc::clone(self),
             tenant,
             may_read: Ok(()),
@@ -214,6 +222,8 @@ struct Live {
 struct WatchStream {
     watches: Arc<Watches>,
     listed: Listed,
+    share: Arc<Share>,
+    _counted: CountedStream,
     tenant: VerifiedTenant,
     /// Whether the newest token may.
     may_read: Result<(), IdentityError>,
@@ -337,6 +347,7 @@ impl WatchStream {
             Arc::clone(&self.watches.hub),
             self.outbox.clone(),
             self.readers.subscribe(),
+            self.share.watched(),
         );
         let (marks, ledger) = (Arc::clone(subscription.marks()), Arc::clone(subscription.ledger()));
         self.listed.stream().begins(&id, &ledger, &marks);

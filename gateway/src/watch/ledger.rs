@@ -101,6 +101,11 @@ impl Ledger {
         &self.named
     }
 
+    /// How many keys the client holds.
+    pub(super) fn keys(&self) -> u64 {
+        self.held().len() as u64
+    }
+
     /// Whether it asks for that key.
     #[must_use]
     pub fn covers(&self, key: &str) -> bool {

@@ -24,6 +24,7 @@ use crate::clock::{backoff, until};
 use crate::config::{Config, ConfigError, Configs, ListRequest};
 use crate::identity::Reader;
 use crate::key::{Etag, KeyPrefix};
+use crate::quota::Watched;
 use crate::strategy::{Context, DecideError};
 
 /// Keys that are looked at together, and the bytes of their values.
@@ -56,6 +57,7 @@ pub struct Subscription<T> {
     hub: Arc<Hub>,
     outbox: Outbox<T>,
     reader: watch::Receiver<Reader>,
+    watched: Watched,
     marks: Arc<Marks>,
     registration: Option<Registration>,
     /// Whether the client had everything once.
@@ -71,6 +73,7 @@ impl<T: From<News>> Subscription<T> {
         hub: Arc<Hub>,
         outbox: Outbox<T>,
         reader: watch::Receiver<Reader>,
+        watched: Watched,
     ) -> Self {
         let known = asked.known.drain().map(|(key, etag)| (key.into(), etag));
         let named = asked.keys.iter().map(|key| key.as_str().into());
@@ -82,6 +85,7 @@ impl<T: From<News>> Subscription<T> {
             hub,
             outbox,
             reader,
+            watched,
             marks: Arc::default(),
             registration: None,
             was_synced: false,
@@ -149,6 +153,7 @@ impl<T: From<News>> Subscription<T> {
                 self.send(Update::Synced { is_stale }).await;
                 self.marks.synced();
             }
+            self.watched.holds(self.ledger.keys())?;
             match work.next() {
                 // Apart, for most of the time a subscription waits, and then takes no room for what it does not do.
                 Next::Look(keys) => Box::pin(self.look(&reader, keys, &mut work)).await?,

@@ -27,6 +27,8 @@ use crate::config::{ConfigError, Configs, ListRequest, PAGE_BYTES, Scope, WriteO
 use crate::identity::{Reader, VerifiedTenant};
 use crate::key::Etag;
 use crate::placement::{CachePolicy, Place, Space};
+use crate::quota::Quotas;
+use crate::settings::QuotaSettings;
 use crate::strategy::Context;
 
 const POLICY: CachePolicy = CachePolicy {
@@ -102,6 +104,9 @@ impl World {
             Arc::clone(&self.hub),
             outbox,
             readers.subscribe(),
+            Quotas::new(&QuotaSettings::default())
+                .of(&tenant.parse().unwrap())
+                .watched(),
         );
         Client {
             marks: Arc::clone(subscription.marks()),

@@ -247,9 +247,9 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
             "tagway.toml:22: cache.max_bytes: at least 1MiB",
         ),
         (
-            "a quota, not built yet",
-            format!("{GOOD}[quota]\nstreams = 1\n"),
-            "tagway.toml:22: quota.streams: this part of the gateway is not built yet",
+            "a quota that lets nothing pass",
+            format!("{GOOD}[quota]\nrequests_per_second = 0\n"),
+            "tagway.toml:22: quota.requests_per_second: ",
         ),
         (
             "audit, not built yet",
@@ -323,7 +323,7 @@ fn the_contracts_whole_file_parses_and_what_is_not_built_is_refused_by_name() {
     assert_eq!(code, 2);
     let refused: Vec<&str> = err.lines().filter(|line| line.contains("not built yet")).collect();
     let others: Vec<&str> = err.lines().filter(|line| !line.contains("not built yet")).collect();
-    for key in ["server.tls", "quota.streams", "telemetry.audit"] {
+    for key in ["server.tls", "limits.connections", "telemetry.audit"] {
         assert!(refused.iter().any(|line| line.contains(key)), "{key} in {err}");
     }
     // The contract's digest is an ellipsis; nothing else in it is wrong.

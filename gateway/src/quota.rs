@@ -1,0 +1,240 @@
+//! What one tenant may ask of this replica, however much another asks: requests a second, streams, and keys that are watched.
+//!
+//! A tenant beyond its quota is told so at once, and when to come back; it waits for nothing and holds nothing, so it takes nothing
+//! from its neighbours.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
+
+use crate::key::TenantId;
+use crate::settings::QuotaSettings;
+
+/// Tenants of which it is known what they ask for. Those who ask for least are forgotten first, and begin anew.
+const TENANTS: usize = 100_000;
+
+/// The quotas of one replica.
+pub struct Quotas {
+    settings: ArcSwap<QuotaSettings>,
+    shares: Cache<TenantId, Arc<Share>, UnitWeighter, DefaultHashBuilder, WhileUsed>,
+}
+
+/// What one tenant asks for.
+pub struct Share {
+    requests: ArcSwap<DefaultDirectRateLimiter>,
+    streams: AtomicU64,
+    watched: AtomicU64,
+    most: ArcSwap<QuotaSettings>,
+}
+
+/// One of its streams, until this is dropped.
+pub struct Stream(Arc<Share>);
+
+/// Keys that one of its subscriptions holds, until this is dropped.
+pub struct Watched {
+    share: Arc<Share>,
+    keys: AtomicU64,
+}
+
+/// A tenant asks for more than its quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Exceeded {
+    /// Requests.
+    #[error("more than {most} requests a second")]
+    Requests {
+        /// So many it may.
+        most: u32,
+        /// After which one more may be asked for.
+        retry: Duration,
+    },
+    /// Streams.
+    #[error("more than {0} streams")]
+    Streams(u32),
+    /// Keys that are watched.
+    #[error("more than {0} watched keys")]
+    Watched(u32),
+}
+
+impl Quotas {
+    /// These, for each tenant.
+    #[must_use]
+    pub fn new(settings: &QuotaSettings) -> Arc<Self> {
+        let lifecycle = WhileUsed;
+        let hasher = DefaultHashBuilder::default();
+        Arc::new(Self {
+            settings: ArcSwap::from_pointee(settings.clone()),
+            shares: Cache::with(TENANTS, TENANTS as u64, UnitWeighter, hasher, lifecycle),
+        })
+    }
+
+    /// Others hold from here on.
+    pub fn set(&self, settings: &QuotaSettings) {
+        if **self.settings.load() == *settings {
+            return;
+        }
+        self.settings.store(Arc::new(settings.clone()));
+        for (_, share) in self.shares.iter() {
+            share.requests.store(limiter(settings).into());
+            share.most.store(Arc::new(settings.clone()));
+        }
+    }
+
+    /// What that tenant asks for.
+    #[must_use]
+    pub fn of(&self, tenant: &TenantId) -> Arc<Share> {
+        if let Some(share) = self.shares.get(tenant) {
+            return share;
+        }
+        let new = || {
+            let settings = self.settings.load_full();
+            Ok::<_, std::convert::Infallible>(Arc::new(Share {
+                requests: ArcSwap::from_pointee(limiter(&settings)),
+                streams: AtomicU64::new(0),
+                watched: AtomicU64::new(0),
+                most: ArcSwap::new(settings),
+            }))
+        };
+        match self.shares.get_or_insert_with(tenant, new) {
+            Ok(share) => share,
+            Err(never) => match never {},
+        }
+    }
+}
+
+fn limiter(settings: &QuotaSettings) -> DefaultDirectRateLimiter {
+    RateLimiter::direct(Quota::per_second(settings.requests_per_second))
+}
+
+impl Share {
+    /// One more request.
+    pub fn request(&self) -> Result<(), Exceeded> {
+        self.requests.load().check().map_err(|not_yet| Exceeded::Requests {
+            most: self.most.load().requests_per_second.get(),
+            retry: not_yet.wait_time_from(DefaultClock::default().now()),
+        })
+    }
+
+    /// One more stream.
+    pub fn stream(self: &Arc<Self>) -> Result<Stream, Exceeded> {
+        let most = self.most.load().streams;
+        let stream = Stream(Arc::clone(self));
+        if self.streams.fetch_add(1, Ordering::Relaxed) < u64::from(most) {
+            Ok(stream)
+        } else {
+            Err(Exceeded::Streams(most))
+        }
+    }
+
+    /// Keys of one more subscription, which holds none yet.
+    #[must_use]
+    pub fn watched(self: &Arc<Self>) -> Watched {
+        Watched {
+            share: Arc::clone(self),
+            keys: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Watched {
+    /// It holds so many.
+    pub fn holds(&self, keys: u64) -> Result<(), Exceeded> {
+        let before = self.keys.swap(keys, Ordering::Relaxed);
+        // Added first, so that it is never less than nothing.
+        let all = self.share.watched.fetch_add(keys, Ordering::Relaxed) + keys - before;
+        self.share.watched.fetch_sub(before, Ordering::Relaxed);
+        let most = self.share.most.load().watched_keys;
+        if all > u64::from(most) && keys > before {
+            Err(Exceeded::Watched(most))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let keys = self.keys.load(Ordering::Relaxed);
+        self.share.watched.fetch_sub(keys, Ordering::Relaxed);
+    }
+}
+
+/// Who has streams is not forgotten.
+#[derive(Clone)]
+struct WhileUsed;
+
+impl Lifecycle<TenantId, Arc<Share>> for WhileUsed {
+    type RequestState = ();
+
+    fn is_pinned(&self, _: &TenantId, share: &Arc<Share>) -> bool {
+        Arc::strong_count(share) > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZero;
+
+    use super::*;
+
+    fn quotas(requests: u32, streams: u32, watched_keys: u32) -> Arc<Quotas> {
+        Quotas::new(&QuotaSettings {
+            requests_per_second: NonZero::new(requests).unwrap(),
+            streams,
+            watched_keys,
+        })
+    }
+
+    #[test]
+    fn each_tenant_has_its_own_requests_and_is_told_when_to_come_back() {
+        let quotas = quotas(10, 1, 1);
+        let [acme, globex] = ["acme", "globex"].map(|tenant| quotas.of(&tenant.parse().unwrap()));
+        let refused = (0..100).filter(|_| acme.request().is_err()).count();
+        assert!((85..=90).contains(&refused), "a second's worth at once: {refused}");
+        let Err(Exceeded::Requests { most: 10, retry }) = acme.request() else {
+            panic!("it has none left");
+        };
+        assert!(
+            retry > Duration::ZERO && retry <= Duration::from_millis(100),
+            "{retry:?}"
+        );
+        assert_eq!(globex.request(), Ok(()));
+        // It is true.
+        std::thread::sleep(retry);
+        assert_eq!(acme.request(), Ok(()));
+        quotas.set(&QuotaSettings {
+            requests_per_second: NonZero::new(1000).unwrap(),
+            ..QuotaSettings::default()
+        });
+        assert!((0..100).all(|_| acme.request().is_ok()), "others hold");
+    }
+
+    #[test]
+    fn streams_and_watched_keys_are_counted_while_they_are_there() {
+        let quotas = quotas(1, 2, 10);
+        let acme = quotas.of(&"acme".parse().unwrap());
+        let streams = [acme.stream().unwrap(), acme.stream().unwrap()];
+        assert_eq!(acme.stream().err(), Some(Exceeded::Streams(2)));
+        drop(streams);
+        assert!(acme.stream().is_ok());
+        let (one, other) = (acme.watched(), acme.watched());
+        assert_eq!(one.holds(6), Ok(()));
+        assert_eq!(other.holds(4), Ok(()));
+        assert_eq!(other.holds(5), Err(Exceeded::Watched(10)));
+        assert_eq!(one.holds(2), Ok(()), "fewer are never too many");
+        assert_eq!(other.holds(8), Ok(()));
+        drop(one);
+        assert_eq!(other.holds(10), Ok(()));
+    }
+}
