@@ -207,7 +207,6 @@ impl App {
         };
         let quotas = Quotas::new(&settings.quota);
         Ok(Self {
-            quotas,
             settings,
             grpc,
             admin,
@@ -222,6 +221,7 @@ impl App {
             administration,
             snapshot,
             read,
+            quotas,
         })
     }
 

@@ -196,8 +196,8 @@ mod tests {
         })
     }
 
-    #[test]
-    fn each_tenant_has_its_own_requests_and_is_told_when_to_come_back() {
+    #[tokio::test]
+    async fn each_tenant_has_its_own_requests_and_is_told_when_to_come_back() {
         let quotas = quotas(10, 1, 1);
         let [acme, globex] = ["acme", "globex"].map(|tenant| quotas.of(&tenant.parse().unwrap()));
         let refused = (0..100).filter(|_| acme.request().is_err()).count();
@@ -211,7 +211,7 @@ mod tests {
         );
         assert_eq!(globex.request(), Ok(()));
         // It is true.
-        std::thread::sleep(retry);
+        tokio::time::sleep(retry).await;
         assert_eq!(acme.request(), Ok(()));
         quotas.set(&QuotaSettings {
             requests_per_second: NonZero::new(1000).unwrap(),

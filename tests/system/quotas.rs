@@ -3,12 +3,12 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tagway_tests::client::{Client, refused, why};
 use tagway_tests::gateway::Gateway;
 use tagway_tests::watcher::{Watcher, to_keys, to_prefix};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
