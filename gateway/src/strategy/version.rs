@@ -96,6 +96,13 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// The component with just these settings, in a word.
+    pub(super) fn whole(&self) -> String {
+        format!("{} {}", self.digest, self.settings)
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -259,3 +259,39 @@ async fn a_component_that_may_end_the_process_is_not_begun_for_ever() {
     world.put(&distinct(&SCRIPTED, 67));
     becomes(&mut admin, "the next", |active| active.digest != first.digest).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_were_rolled_back_do_not_keep_their_component_away() {
+    let world = World::new();
+    let mut gateway = world.start(&home("a"));
+    gateway.client("acme").await.put("t_x", "1").await.unwrap();
+    let mut admin = gateway.admin().await;
+    let first = active(&mut admin).await;
+    let file = world.folder.path().join("tagway.toml");
+    let bad = both(&json!({ "home": ["a", ""], "defaults": [["b", ""]] }));
+    fs::write(&file, world.settings(&bad)).unwrap();
+    let second = becomes(&mut admin, "as the settings say", |active| {
+        active.generation > first.generation
+    })
+    .await;
+    let back = v1::RollbackStrategyRequest {
+        name: "scripted".to_owned(),
+        generation: second.generation,
+    };
+    admin.rollback_strategy(back).await.unwrap();
+    gateway.signal("KILL");
+    gateway.wait();
+    // The file still says so, and what served serves.
+    let gateway = world.start(&bad);
+    assert!(gateway.logs("was rolled back, and is held back"));
+    assert_eq!(gateway.client("acme").await.get("t_x").await.unwrap().value, "1");
+    let mut admin = gateway.admin().await;
+    let again = active(&mut admin).await;
+    // Mended, they are taken up.
+    let good = both(&json!({ "home": ["a", ""], "defaults": [["b", "other"]] }));
+    fs::write(&file, world.settings(&good)).unwrap();
+    becomes(&mut admin, "as they are mended", |active| {
+        active.generation > again.generation
+    })
+    .await;
+}

@@ -49,7 +49,7 @@ impl Lifecycle {
             if slot.has_settled(&identity) {
                 return;
             }
-            if slot.holds_back(&identity.digest, now) {
+            if slot.holds_back(&identity, now) {
                 let digest = identity.digest;
                 tracing::warn!(
                     strategy = &**name,

@@ -168,7 +168,7 @@ impl Lifecycle {
         let back = tokio::spawn(async move {
             let reason = "an operator rolled it back";
             let meant = |serving: &Strategy| generation.is_none_or(|meant| meant == serving.generation());
-            let held = |quarantine: &mut Quarantine, digest: &str| quarantine.hold_until_asked_for(digest);
+            let held = |quarantine: &mut Quarantine, what: &str| quarantine.hold_until_asked_for(what);
             let record = lifecycle.go_back(&name, meant, reason, held).await?;
             lifecycle.keep().await;
             Ok(record)
@@ -194,7 +194,7 @@ impl Lifecycle {
         let Condemned { name, digest, reason } = condemned;
         let now = self.made.clock.now();
         let meant = |serving: &Strategy| serving.digest() == digest;
-        let held = |quarantine: &mut Quarantine, digest: &str| quarantine.hold(digest, now);
+        let held = |quarantine: &mut Quarantine, what: &str| quarantine.hold(what, now);
         match self.go_back(&name, meant, &reason, held).await {
             Ok(_) => self.keep().await,
             Err(undone) => tracing::warn!(strategy = &*name, %undone, reason, "a version should leave, and does not"),
@@ -231,7 +231,13 @@ impl Lifecycle {
             .strategy(&version, slot, Against::Nothing)
             .ok_or(Undone::NothingEarlier)?;
         slot.earlier.pop();
-        hold(&mut slot.quarantine, leaving.digest());
+        let identity = &leaving.decides().identity;
+        if identity.digest == version.identity.digest {
+            // The component is the same: it is its settings that have to leave.
+            hold(&mut slot.quarantine, &identity.whole());
+        } else {
+            hold(&mut slot.quarantine, &identity.digest);
+        }
         tracing::error!(
             strategy = &*name,
             generation = leaving.generation(),
@@ -242,7 +248,7 @@ impl Lifecycle {
             "a version is rolled back"
         );
         // For how long, the quarantine says.
-        slot.seen = slot.seen.take().filter(|seen| seen.version.digest != leaving.digest());
+        slot.seen = slot.seen.take().filter(|seen| seen.version != *identity);
         self.records.left(&name, &State::RolledBack(reason.to_owned()));
         let number = self.records.begin(&name, &version.identity.digest);
         self.commit(&current, &number, strategy).ok_or(Undone::Stopping)

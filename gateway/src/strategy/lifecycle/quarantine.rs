@@ -1,5 +1,6 @@
-//! Components that had to leave, and are not taken up again by themselves: for a while that doubles each time, and in the end
-//! until somebody asks for them. Whatever else they are given: it is the component that is not trusted.
+//! What had to leave, and is not taken up again by itself: for a while that doubles each time, and in the end until somebody asks for
+//! it. It is the component that is not trusted, whatever else it is given; but where the same component served before, it is what
+//! it was given.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,16 +12,17 @@ const FIRST: Duration = Duration::from_mins(1);
 const LONGEST: Duration = Duration::from_hours(1);
 /// Then it stays until somebody asks for it.
 const TIMES: u32 = 5;
-/// Components of one strategy that are held. Beyond that the first is let go whose time comes soonest.
+/// What is held of one strategy. Beyond that the first is let go whose time comes soonest.
 const HELD: usize = 64;
 
-/// The components of one strategy that are held.
+/// What is held of one strategy.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Quarantine(Vec<Held>);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Held {
-    digest: String,
+    /// The component's digest, or that of component and settings.
+    what: String,
     times: u32,
     /// None: until somebody asks for it.
     until: Option<SystemTime>,
@@ -28,41 +30,41 @@ struct Held {
 
 impl Quarantine {
     /// It had to leave by itself.
-    pub(super) fn hold(&mut self, digest: &str, now: SystemTime) {
-        let times = self.release(digest) + 1;
+    pub(super) fn hold(&mut self, what: &str, now: SystemTime) {
+        let times = self.release(what) + 1;
         let wait = FIRST.saturating_mul(1 << (times - 1).min(16)).min(LONGEST);
         let until = (times < TIMES).then(|| now + wait);
-        self.push(digest, times, until);
+        self.push(what, times, until);
     }
 
     /// An operator has it leave.
-    pub(super) fn hold_until_asked_for(&mut self, digest: &str) {
-        let times = self.release(digest);
-        self.push(digest, times, None);
+    pub(super) fn hold_until_asked_for(&mut self, what: &str) {
+        let times = self.release(what);
+        self.push(what, times, None);
     }
 
     /// Somebody asks for it, or it is held anew. Returns how often it left by itself.
-    pub(super) fn release(&mut self, digest: &str) -> u32 {
-        let held = self.0.iter().find(|held| held.digest == digest);
+    pub(super) fn release(&mut self, what: &str) -> u32 {
+        let held = self.0.iter().find(|held| held.what == what);
         let times = held.map_or(0, |held| held.times);
-        self.0.retain(|held| held.digest != digest);
+        self.0.retain(|held| held.what != what);
         times
     }
 
     /// Whether it is not taken up by itself now.
-    pub(super) fn holds(&self, digest: &str, now: SystemTime) -> bool {
-        let held = self.0.iter().find(|held| held.digest == digest);
+    pub(super) fn holds(&self, what: &str, now: SystemTime) -> bool {
+        let held = self.0.iter().find(|held| held.what == what);
         held.is_some_and(|held| held.until.is_none_or(|until| now < until))
     }
 
-    fn push(&mut self, digest: &str, times: u32, until: Option<SystemTime>) {
+    fn push(&mut self, what: &str, times: u32, until: Option<SystemTime>) {
         if self.0.len() == HELD {
             let until = |at: &usize| self.0[*at].until;
             let soonest = (0..HELD).min_by_key(|at| (until(at).is_none(), until(at)));
             self.0.remove(soonest.unwrap_or(0));
         }
         self.0.push(Held {
-            digest: digest.to_owned(),
+            what: what.to_owned(),
             times,
             until,
         });

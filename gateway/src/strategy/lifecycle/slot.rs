@@ -159,15 +159,23 @@ impl Slot {
         self.attempts.retain(|attempt| attempt.digest != digest);
     }
 
-    /// Whether that version is not to be taken up by itself now. One that was on its way when the process ended, so often that it may
-    /// be why, is held back as one that had to leave.
-    pub(super) fn holds_back(&mut self, digest: &str, now: SystemTime) -> bool {
+    /// Whether that version is not to be taken up by itself now. One that may have ended the process is held back as one that had to
+    /// leave.
+    pub(super) fn holds_back(&mut self, version: &Identity, now: SystemTime) -> bool {
+        self.ends_processes(&version.digest, now)
+            || self.quarantine.holds(&version.digest, now)
+            || self.quarantine.holds(&version.whole(), now)
+    }
+
+    /// Whether the process has ended while that component was on its way, so often that it may be why.
+    pub(super) fn ends_processes(&mut self, digest: &str, now: SystemTime) -> bool {
         let ends_processes = |attempt: &Attempt| attempt.digest == digest && attempt.times >= ENDED;
         if self.attempts.iter().any(ends_processes) {
             self.was_tried(digest);
             self.quarantine.hold(digest, now);
+            return true;
         }
-        self.quarantine.holds(digest, now)
+        false
     }
 
     /// Whether there is nothing to do about what the source holds, for now.

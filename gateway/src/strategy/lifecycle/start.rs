@@ -34,7 +34,8 @@ impl Lifecycle {
             let now = self.made.clock.now();
             let held_back = match self.slots().get_mut(name) {
                 Some(slot) => {
-                    let held_back = slot.holds_back(digest, now);
+                    // It served: what is held against it otherwise is held against something else.
+                    let held_back = slot.ends_processes(digest, now);
                     if !held_back {
                         slot.is_tried(digest);
                     }
@@ -118,7 +119,7 @@ impl Lifecycle {
         let identity = Identity::new(stages::sha256(&bytes), &settings, &self.made.catalog);
         let now = self.made.clock.now();
         if let Some(slot) = self.slots().get_mut(name) {
-            if slot.holds_back(&identity.digest, now) {
+            if slot.holds_back(&identity, now) {
                 let reason = "what its source holds was rolled back, or the process ended while it was prepared";
                 return Err(refused(reason.to_owned()));
             }

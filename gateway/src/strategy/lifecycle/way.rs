@@ -194,6 +194,7 @@ impl Lifecycle {
         slot.dormant = None;
         if !wish.by_itself {
             slot.quarantine.release(&wanted.identity.digest);
+            slot.quarantine.release(&wanted.identity.whole());
         }
         let record = self.commit(&current, number, strategy).ok_or(Undone::Stopping)?;
         Ok(Activated { record, drift })
