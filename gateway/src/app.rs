@@ -30,12 +30,15 @@ use crate::folder::{FolderError, PrivateFolder};
 use crate::identity::{Identity, KeySets, KeysError};
 use crate::placement::CachePolicy;
 use crate::quota::Quotas;
-use crate::server::{Admin, Administration, Readiness, Services, serve_admin, serve_grpc, serve_ops};
+use crate::server::{
+    Admin, Administration, ConnectionMetrics, Door, Readiness, Services, serve_admin, serve_grpc, serve_ops,
+};
 use crate::settings::{
     BackendKind, BackendSettings, CacheSettings, IdentitySettings, KeyFile, Listen, Settings, Source,
 };
 use crate::status::{Part, Parts};
 use crate::strategy::{self, Engine, Lifecycle, Made, Registry};
+use crate::tls::{Certificates, TlsError};
 use crate::watch::Hub;
 use events::{Events, Replica};
 use reload::Live;
@@ -66,6 +69,9 @@ pub enum StartError {
     /// The issuer's keys.
     #[error("identity.jwks: {0}")]
     Keys(#[from] KeysError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A store.
     #[error("backends.{id}.path = {path}: {error}", path = path.display())]
     Store {
@@ -128,6 +134,9 @@ pub struct App {
     /// How the settings do.
     read: Part,
     quotas: Arc<Quotas>,
+    certificates: Option<Arc<Certificates>>,
+    /// How they do.
+    tls: Option<Part>,
 }
 
 impl App {
@@ -142,6 +151,7 @@ impl App {
         } else {
             bind_if("server.admin_listen", settings.server.admin_listen).await?
         };
+        let certificates = certificates(&settings)?;
         let keys = KeySets::open(&settings.identity).await?;
         let identity = Arc::new(Identity::new(&settings.identity, Arc::clone(&keys), clock.clone()));
         let parts = Parts::new(clock.clone());
@@ -173,6 +183,11 @@ impl App {
         })?;
         let registry = Arc::clone(lifecycle.registry());
         let read = parts.part("settings", true, "");
+        let tls = certificates.as_ref().map(|certificates| {
+            let part = parts.part("tls", true, "");
+            part.is_ready(&until(certificates));
+            part
+        });
         let replica: Arc<str> = Ulid::from_datetime(clock.now()).to_string().into();
         let made_of = Replica {
             name: Arc::clone(&replica),
@@ -205,7 +220,7 @@ impl App {
             }),
             identity: Arc::new(admins),
         };
-        let quotas = Quotas::new(&settings.quota);
+        let quotas = Quotas::new(&settings.quota, settings.limits.in_flight);
         Ok(Self {
             settings,
             grpc,
@@ -222,6 +237,8 @@ impl App {
             snapshot,
             read,
             quotas,
+            certificates,
+            tls,
         })
     }
 
@@ -256,23 +273,27 @@ impl App {
         metrics.register_collector(Box::new(CacheMetrics(Arc::clone(&self.cache))));
         hub.metrics().register(&mut metrics);
         self.events.register(&mut metrics);
+        let connections = ConnectionMetrics::default();
+        connections.register(&mut metrics);
         let events = self.events.run(stop.clone());
         let reloading = reload.map(|reload| {
             let live = Live {
                 lifecycle: Arc::clone(&self.lifecycle),
                 quotas: Arc::clone(&self.quotas),
+                certificates: self.certificates.clone().zip(self.tls),
                 part: self.read,
             };
             tokio::spawn(reload.run(self.settings.clone(), live))
         });
         let lifecycle = tokio::spawn(self.lifecycle.run(stop.clone()));
-        let ops = self
-            .ops
-            .map(|listener| tokio::spawn(serve_ops(listener, readiness.clone(), metrics, over.clone())));
+        let Settings { server, limits, .. } = &self.settings;
+        let ops = self.ops.map(|listener| {
+            let door = Door::probes(server, limits, &connections);
+            tokio::spawn(serve_ops(listener, door, readiness.clone(), metrics, over.clone()))
+        });
         let snapshots = self
             .snapshot
             .map(|snapshot| tokio::spawn(snapshot.run(Arc::clone(&self.cache), over.clone())));
-        let Settings { server, limits, .. } = &self.settings;
         let services = Services {
             identity: self.identity,
             configs: self.configs,
@@ -285,10 +306,14 @@ impl App {
             match self.admin {
                 None => pending().await,
                 // To the very end, so that operators see the draining.
-                Some(listener) => serve_admin(listener, server, limits, self.administration, over.clone()).await,
+                Some(listener) => {
+                    let door = Door::operators(server, limits, self.certificates.clone(), &connections);
+                    serve_admin(listener, door, server, limits, self.administration, over.clone()).await
+                }
             }
         };
-        let grpc = serve_grpc(self.grpc, server, limits, services, stop.clone());
+        let door = Door::tenants(server, limits, self.certificates.clone(), &connections);
+        let grpc = serve_grpc(self.grpc, door, server, limits, services, stop.clone());
         let drain = self.settings.server.drain;
         // The last twentieths are for what comes after the requests.
         let last = drain / 20;
@@ -359,6 +384,7 @@ pub async fn check(settings: &Settings) -> Result<Registry, StartError> {
         KeySets::open(&settings.identity).await?;
     }
     page_tokens(settings, &Clock::system())?;
+    certificates(settings)?;
     load_strategies(settings).await
 }
 
@@ -382,6 +408,18 @@ fn engine(state: Option<&Path>) -> Result<Engine, StartError> {
         }
     };
     engine.map_err(|error| StartError::Machine(format!("no engine for strategies: {error:#}")))
+}
+
+fn certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, TlsError> {
+    settings.server.tls.as_ref().map(Certificates::open).transpose()
+}
+
+/// For operators.
+fn until(certificates: &Certificates) -> String {
+    format!(
+        "good until {}",
+        humantime::format_rfc3339_seconds(certificates.expires())
+    )
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

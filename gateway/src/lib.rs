@@ -22,6 +22,7 @@ pub mod shutdown;
 pub mod status;
 pub mod strategy;
 pub mod telemetry;
+pub mod tls;
 pub mod watch;
 mod watched_files;
 pub mod wit;

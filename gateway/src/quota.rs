@@ -22,6 +22,8 @@ const TENANTS: usize = 100_000;
 /// The quotas of one replica.
 pub struct Quotas {
     settings: ArcSwap<QuotaSettings>,
+    /// Requests of one tenant that may be under way.
+    at_once: u64,
     shares: Cache<TenantId, Arc<Share>, UnitWeighter, DefaultHashBuilder, WhileUsed>,
 }
 
@@ -30,8 +32,13 @@ pub struct Share {
     requests: ArcSwap<DefaultDirectRateLimiter>,
     streams: AtomicU64,
     watched: AtomicU64,
+    under_way: AtomicU64,
     most: ArcSwap<QuotaSettings>,
+    at_once: u64,
 }
+
+/// One of its requests, until this is dropped.
+pub struct UnderWay(Arc<Share>);
 
 /// One of its streams, until this is dropped.
 pub struct Stream(Arc<Share>);
@@ -53,6 +60,9 @@ pub enum Exceeded {
         /// After which one more may be asked for.
         retry: Duration,
     },
+    /// Requests that are under way.
+    #[error("more than {0} requests at once, which is half of what this replica takes")]
+    AtOnce(u64),
     /// Streams.
     #[error("more than {0} streams")]
     Streams(u32),
@@ -62,13 +72,15 @@ pub enum Exceeded {
 }
 
 impl Quotas {
-    /// These, for each tenant.
+    /// These, for each tenant, of a replica that takes so many requests at once. One tenant gets half of them, so that what it waits for
+    /// and what it does not take leaves room for others.
     #[must_use]
-    pub fn new(settings: &QuotaSettings) -> Arc<Self> {
+    pub fn new(settings: &QuotaSettings, in_flight: u32) -> Arc<Self> {
         let lifecycle = WhileUsed;
         let hasher = DefaultHashBuilder::default();
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings.clone()),
+            at_once: u64::from(in_flight.div_ceil(2)),
             shares: Cache::with(TENANTS, TENANTS as u64, UnitWeighter, hasher, lifecycle),
         })
     }
@@ -97,7 +109,9 @@ impl Quotas {
                 requests: ArcSwap::from_pointee(limiter(&settings)),
                 streams: AtomicU64::new(0),
                 watched: AtomicU64::new(0),
+                under_way: AtomicU64::new(0),
                 most: ArcSwap::new(settings),
+                at_once: self.at_once,
             }))
         };
         match self.shares.get_or_insert_with(tenant, new) {
@@ -113,11 +127,18 @@ fn limiter(settings: &QuotaSettings) -> DefaultDirectRateLimiter {
 
 impl Share {
     /// One more request.
-    pub fn request(&self) -> Result<(), Exceeded> {
-        self.requests.load().check().map_err(|not_yet| Exceeded::Requests {
-            most: self.most.load().requests_per_second.get(),
-            retry: not_yet.wait_time_from(DefaultClock::default().now()),
-        })
+    pub fn request(self: &Arc<Self>) -> Result<UnderWay, Exceeded> {
+        let request = UnderWay(Arc::clone(self));
+        if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.at_once {
+            return Err(Exceeded::AtOnce(self.at_once));
+        }
+        match self.requests.load().check() {
+            Ok(()) => Ok(request),
+            Err(not_yet) => Err(Exceeded::Requests {
+                most: self.most.load().requests_per_second.get(),
+                retry: not_yet.wait_time_from(DefaultClock::default().now()),
+            }),
+        }
     }
 
     /// One more stream.
@@ -138,6 +159,12 @@ impl Share {
             share: Arc::clone(self),
             keys: AtomicU64::new(0),
         }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -189,11 +216,12 @@ mod tests {
     use super::*;
 
     fn quotas(requests: u32, streams: u32, watched_keys: u32) -> Arc<Quotas> {
-        Quotas::new(&QuotaSettings {
+        let settings = QuotaSettings {
             requests_per_second: NonZero::new(requests).unwrap(),
             streams,
             watched_keys,
-        })
+        };
+        Quotas::new(&settings, 8)
     }
 
     #[tokio::test]
@@ -209,15 +237,26 @@ mod tests {
             retry > Duration::ZERO && retry <= Duration::from_millis(100),
             "{retry:?}"
         );
-        assert_eq!(globex.request(), Ok(()));
+        assert!(globex.request().is_ok());
         // It is true.
         tokio::time::sleep(retry).await;
-        assert_eq!(acme.request(), Ok(()));
+        assert!(acme.request().is_ok());
         quotas.set(&QuotaSettings {
             requests_per_second: NonZero::new(1000).unwrap(),
             ..QuotaSettings::default()
         });
         assert!((0..100).all(|_| acme.request().is_ok()), "others hold");
+    }
+
+    #[test]
+    fn one_tenant_gets_half_of_what_is_taken_at_once() {
+        let quotas = quotas(1000, 1, 1);
+        let [acme, globex] = ["acme", "globex"].map(|tenant| quotas.of(&tenant.parse().unwrap()));
+        let under_way: Vec<UnderWay> = (0..4).map(|_| acme.request().unwrap()).collect();
+        assert_eq!(acme.request().err(), Some(Exceeded::AtOnce(4)));
+        assert!(globex.request().is_ok());
+        drop(under_way);
+        assert!(acme.request().is_ok());
     }
 
     #[test]

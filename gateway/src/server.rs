@@ -4,17 +4,18 @@ mod admin_service;
 mod around;
 mod authenticate;
 mod config_service;
+mod connection;
 mod deadline;
 mod in_flight;
 mod ops;
 mod shape;
 mod status;
 mod strategies;
+mod taken;
 mod watch;
 mod within_quota;
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,14 +23,11 @@ use tagway_proto::v1::admin_service_server::AdminServiceServer;
 #[cfg(feature = "internals")]
 use tagway_proto::v1::config_service_server::ConfigService;
 use tagway_proto::v1::config_service_server::ConfigServiceServer;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
-use tokio_stream::StreamExt as _;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::LayerExt as _;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tower::{Service, ServiceBuilder};
 
@@ -51,6 +49,7 @@ use within_quota::WithinQuota;
 pub(crate) use watch::Watches;
 
 pub use admin_service::Admin;
+pub use connection::{ConnectionMetrics, Door};
 pub use ops::{Readiness, serve_ops};
 
 /// The service alone, without what stands around it.
@@ -67,8 +66,8 @@ const ADMINS: u32 = 16;
 const ACTIVATION: Duration = Duration::from_mins(2);
 /// Of one of their messages: the largest component that settings allow, and room for the rest.
 const COMPONENT_BYTES: usize = 33 << 20;
-/// Between two connections that could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Of one connection, at once.
+const STREAMS: u32 = 200;
 /// Of one request's metadata. More than the longest token, so that one is told that it is too long.
 const HEADER_BYTES: u32 = 32 << 10;
 
@@ -98,17 +97,16 @@ pub struct Administration {
 /// Serves `AdminService` alone on `listener` until `stop`; then finishes what is under way.
 pub async fn serve_admin(
     listener: TcpListener,
+    door: Door,
     server: &ServerSettings,
     limits: &LimitSettings,
     administration: Administration,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .then(pause_after_error);
     transport(server)
         .add_service(administration.service(limits))
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .add_optional_service(reflection(server))
+        .serve_with_incoming_shutdown(door.accept(listener), stop.cancelled_owned())
         .await
 }
 
@@ -143,6 +141,7 @@ fn transport(server: &ServerSettings) -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(server.keepalive.interval))
         .http2_keepalive_timeout(Some(server.keepalive.timeout))
+        .max_concurrent_streams(STREAMS)
         // The longest token there is, in base64 or not, and room for the rest.
         .http2_max_header_list_size(HEADER_BYTES)
         // tonic's grace would cut the connection instead of telling it to go (0.14.9); without one it is told, and its
@@ -150,9 +149,27 @@ fn transport(server: &ServerSettings) -> tonic::transport::Server {
         .max_connection_age(jittered(server.max_connection_age))
 }
 
+/// What services there are, for clients that ask.
+fn reflection(
+    server: &ServerSettings,
+) -> Option<
+    impl Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>
+    + NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static,
+> {
+    let described = tonic_reflection::server::Builder::configure();
+    let described = described.register_encoded_file_descriptor_set(tagway_proto::DESCRIPTORS);
+    // What the build wrote can be read.
+    server.reflection.then(|| described.build_v1().ok()).flatten()
+}
+
 /// Serves gRPC on `listener` until `stop`; then finishes what is under way.
 pub async fn serve_grpc(
     listener: TcpListener,
+    door: Door,
     server: &ServerSettings,
     limits: &LimitSettings,
     services: Services,
@@ -208,28 +225,16 @@ pub async fn serve_grpc(
             }
         }
     };
-    let incoming = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .then(pause_after_error);
     let transport = transport(server)
         .add_service(service)
         .add_optional_service(admin.map(|administration| administration.service(limits)))
         // Without a token: who probes has none.
         .add_service(health_service)
-        .serve_with_incoming_shutdown(incoming, draining);
+        .add_optional_service(reflection(server))
+        .serve_with_incoming_shutdown(door.accept(listener), draining);
     tokio::select! {
         ended = transport => ended,
         // Peers that never say anything do not keep it: what counts is that no request is under way.
         () = async { stop.cancelled().await; watches.ended().await; in_flight.ended().await } => Ok(()),
     }
-}
-
-/// Without descriptors `accept` fails at once, and would again: a moment's rest, so that it does not spin, and a word
-/// for operators.
-async fn pause_after_error(accepted: io::Result<TcpStream>) -> io::Result<TcpStream> {
-    if let Err(error) = &accepted {
-        tracing::warn!(%error, "a connection could not be accepted");
-        sleep(ACCEPT_PAUSE).await;
-    }
-    accepted
 }

@@ -63,8 +63,10 @@ pub struct ServerSettings {
     pub admin_listen: Listen,
     /// HTTP: `/livez`, `/readyz`. Nowhere if empty.
     pub ops_listen: Listen,
-    tls: Option<TlsSettings>,
-    reflection: bool,
+    /// Without it, plaintext.
+    pub tls: Option<TlsSettings>,
+    /// Whether clients may ask what services there are (gRPC server reflection).
+    pub reflection: bool,
     /// From SIGTERM to exit, at most.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
@@ -110,13 +112,28 @@ pub struct KeepaliveSettings {
     pub timeout: Duration,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+/// `server.tls`: files in PEM. They are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "parsed, and refused by name until TLS is built")]
-struct TlsSettings {
-    cert: PathBuf,
-    key: PathBuf,
-    client_ca: Option<PathBuf>,
+pub struct TlsSettings {
+    /// The gateway's certificate, and those that lead from it to one that clients believe.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Who signs the certificates of clients. With it, each has to show one.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl TlsSettings {
+    /// All of them.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
 }
 
 /// `[identity]`
@@ -424,9 +441,11 @@ pub struct QuotaSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {
-    connections: Option<u32>,
+    /// Connections of tenants at once. One more is closed at once.
+    pub connections: u32,
+    /// From a connection to the first that its peer says, TLS included.
     #[serde(with = "humantime_serde")]
-    handshake: Option<Duration>,
+    pub handshake: Duration,
     /// Requests at once; one more is told so at once.
     pub in_flight: u32,
     /// Of one request message.
@@ -549,8 +568,8 @@ impl Default for QuotaSettings {
 impl Default for LimitSettings {
     fn default() -> Self {
         Self {
-            connections: None,
-            handshake: None,
+            connections: 10_000,
+            handshake: Duration::from_secs(5),
             in_flight: 4096,
             request_bytes: ByteSize::mib(4),
             request_timeout: Duration::from_secs(10),

@@ -3,6 +3,9 @@
 
 mod codec;
 
+/// The same as clients are told that ask: a `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// Package `tagway.v1`.
 #[allow(
     missing_docs,

@@ -51,11 +51,17 @@ impl Client {
     /// The same, if the gateway listens.
     pub async fn try_connect(address: &str, token: Option<&str>) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        Ok(Self {
-            grpc: ConfigServiceClient::new(endpoint.connect().await?),
+        Ok(Self::over(endpoint.connect().await?, token))
+    }
+
+    /// One over this connection, with or without a token.
+    #[must_use]
+    pub fn over(channel: Channel, token: Option<&str>) -> Self {
+        Self {
+            grpc: ConfigServiceClient::new(channel),
             authorization: token.map(|token| format!("Bearer {token}").parse().expect("ASCII")),
             tenant: None,
-        })
+        }
     }
 
     /// The same connection with another token.

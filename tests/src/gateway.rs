@@ -174,6 +174,16 @@ impl Gateway {
         Self::start_in(folder.into(), key.into(), &settings)
     }
 
+    /// As [`Self::start_with`], with more keys of `[server]`.
+    #[must_use]
+    pub fn start_serving(keys: &str, more: &str) -> Self {
+        let key = Key::ed("first");
+        let folder = TempDir::new().expect("a folder");
+        fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).expect("written");
+        let settings = settings("file:keys.json", more).replace("[server]", &format!("[server]\n{keys}"));
+        Self::start_in(folder.into(), key.into(), &settings)
+    }
+
     /// As [`Self::start`], with `AdminService`.
     #[must_use]
     pub fn start_admin() -> Self {

@@ -10,6 +10,7 @@
 )]
 
 pub mod admin;
+pub mod authority;
 pub mod client;
 pub mod gateway;
 pub mod issuer;

@@ -9,6 +9,7 @@
 )]
 
 mod cache;
+mod connections;
 mod containment;
 mod dynamodb;
 mod events;
@@ -29,6 +30,7 @@ mod process;
 mod quotas;
 mod reads;
 mod strategies;
+mod tls;
 mod watch;
 mod watch_clients;
 mod watch_command;

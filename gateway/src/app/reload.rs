@@ -4,18 +4,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use notify::RecommendedWatcher;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use super::until;
 use crate::quota::Quotas;
-use crate::settings::Settings;
+use crate::settings::{ServerSettings, Settings, TlsSettings};
 use crate::status::Part;
 use crate::strategy::Lifecycle;
 use crate::telemetry::Logs;
+use crate::tls::Certificates;
 use crate::watched_files;
 
 /// After something says that the file changed: what comes meanwhile is seen by the same look.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// Files are read this often, whether somebody told that they changed or not.
+const LOOK: Duration = Duration::from_mins(1);
 
 /// Where settings come from.
 pub struct Reload {
@@ -29,53 +35,97 @@ pub struct Reload {
     pub logs: Logs,
 }
 
+/// Files of which `asked` is told while this is there.
+struct Watched {
+    files: Vec<PathBuf>,
+    _watcher: Option<RecommendedWatcher>,
+}
+
 /// What takes them up.
 pub(super) struct Live {
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) quotas: Arc<Quotas>,
+    /// And how they do.
+    pub(super) certificates: Option<(Arc<Certificates>, Part)>,
     /// How the settings do.
     pub(super) part: Part,
 }
 
 impl Reload {
-    /// Reads the file whenever it changes or somebody asks for it, and takes up what can be: strategies and logging. The gateway
-    /// runs on `settings`. Runs until it is dropped.
+    /// Reads the file whenever it changes or somebody asks for it, and takes up what can be: strategies, quotas, certificates and
+    /// logging. The gateway runs on `settings`. Runs until it is dropped.
     pub(super) async fn run(self, settings: Settings, live: Live) {
         let Live {
             lifecycle,
             quotas,
+            certificates,
             part,
         } = live;
-        let files = [self.file.clone()];
-        // While changes of files cannot be had, there is the signal.
-        let _watcher = watched_files::watch(&files, Arc::clone(&self.asked));
+        let mut before = settings.clone();
+        let mut watched = self.watch(&before);
         // It may have changed between being read and being watched.
         self.asked.notify_one();
-        let mut before = settings.clone();
         loop {
-            self.asked.notified().await;
+            // Now and then without being asked, for what no one was told of.
+            _ = timeout(LOOK, self.asked.notified()).await;
             sleep(SETTLE).await;
-            let next = match Settings::load(&self.file, self.variables.iter().cloned()) {
-                Ok(next) => next,
-                Err(error) => {
-                    part.is_away(&format!("what was read before stays: {error}"));
-                    continue;
+            let read = Settings::load(&self.file, self.variables.iter().cloned());
+            match read {
+                Err(error) => part.is_away(&format!("what was read before stays: {error}")),
+                Ok(next) if format!("{before:?}") == format!("{next:?}") => part.is_ready(&waiting(&settings, &next)),
+                Ok(next) => {
+                    // Settings with a bad filter do not resolve.
+                    _ = self.logs.filter(&next.telemetry);
+                    quotas.set(&next.quota);
+                    lifecycle.take_up(&next.strategies).await;
+                    let waiting = waiting(&settings, &next);
+                    tracing::info!(waiting, "settings were read again");
+                    part.is_ready(&waiting);
+                    before = next;
                 }
-            };
-            if format!("{before:?}") == format!("{next:?}") {
-                part.is_ready(&waiting(&settings, &next));
-                continue;
             }
-            // Settings with a bad filter do not resolve.
-            _ = self.logs.filter(&next.telemetry);
-            quotas.set(&next.quota);
-            lifecycle.take_up(&next.strategies).await;
-            let waiting = waiting(&settings, &next);
-            tracing::info!(waiting, "settings were read again");
-            part.is_ready(&waiting);
-            before = next;
+            if let (Some((certificates, part)), Some(tls)) = (&certificates, &before.server.tls) {
+                take_up(certificates, tls, part);
+            }
+            if watched.files != self.files(&before) {
+                watched = self.watch(&before);
+            }
         }
     }
+
+    fn watch(&self, settings: &Settings) -> Watched {
+        let files = self.files(settings);
+        let watcher = watched_files::watch(&files, Arc::clone(&self.asked));
+        Watched {
+            files,
+            _watcher: watcher,
+        }
+    }
+
+    fn files(&self, settings: &Settings) -> Vec<PathBuf> {
+        let tls = settings.server.tls.as_ref();
+        let mut files = tls.map(TlsSettings::files).unwrap_or_default();
+        files.push(self.file.clone());
+        files
+    }
+}
+
+fn take_up(certificates: &Certificates, tls: &TlsSettings, part: &Part) {
+    match certificates.read_again(tls) {
+        Ok(is_new) => {
+            if is_new {
+                tracing::info!(until = until(certificates), "certificates were read again");
+            }
+            part.is_ready(&until(certificates));
+        }
+        Err(error) => part.is_away(&format!("what was read before stays, {}: {error}", until(certificates))),
+    }
+}
+
+/// Where certificates are is taken up; whether there are any is not.
+fn without_files(settings: &Settings) -> (bool, ServerSettings) {
+    let mut server = settings.server.clone();
+    (server.tls.take().is_some(), server)
 }
 
 /// Which of these sections are not what the gateway runs on, and need a restart.
@@ -84,7 +134,7 @@ fn waiting(runs_on: &Settings, next: &Settings) -> String {
         (format!("{one:?}") != format!("{other:?}")).then_some(name)
     };
     let differ: Vec<&str> = [
-        differ("server", &runs_on.server, &next.server),
+        differ("server", &without_files(runs_on), &without_files(next)),
         differ("identity", &runs_on.identity, &next.identity),
         differ("backends", &runs_on.backends, &next.backends),
         differ("cache", &runs_on.cache, &next.cache),

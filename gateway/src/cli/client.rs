@@ -1,8 +1,11 @@
 //! What the commands share that call a gateway: where it is, who calls, and how an answer looks.
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::fs;
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::failure::Failure;
@@ -18,7 +21,7 @@ use tagway_proto::v1::config_service_client::ConfigServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
 /// For a gateway that does not answer.
@@ -55,6 +58,8 @@ pub(super) struct Gateway {
     /// Picks one of the tenants that the token names
     #[arg(long, env = "TAGWAY_TENANT")]
     tenant: Option<String>,
+    #[command(flatten)]
+    tls: Tls,
     /// How answers look; text on a terminal and json elsewhere, unless said
     #[arg(long)]
     output: Option<Output>,
@@ -66,6 +71,81 @@ pub(super) enum Output {
     Text,
     /// An object a line
     Json,
+}
+
+/// Whom an https:// endpoint has to be signed by, and what it is shown.
+#[derive(Args)]
+pub(super) struct Tls {
+    /// Who signs the gateway's certificate, in PEM; without, whom this machine trusts
+    #[arg(long = "tls-ca", env = "TAGWAY_TLS_CA", value_name = "FILE")]
+    signer: Option<PathBuf>,
+    /// This client's certificate, in PEM, for a gateway that asks for one
+    #[arg(
+        long = "tls-cert",
+        env = "TAGWAY_TLS_CERT",
+        value_name = "FILE",
+        requires = "key_of_shown"
+    )]
+    shown: Option<PathBuf>,
+    /// Its private key, in PEM
+    #[arg(long = "tls-key", env = "TAGWAY_TLS_KEY", value_name = "FILE", requires = "shown")]
+    key_of_shown: Option<PathBuf>,
+}
+
+impl Tls {
+    /// How `endpoint` is reached, if it is one; `name` is what it was said by.
+    fn endpoint(&self, name: &str, endpoint: &str) -> Result<Endpoint, Failure> {
+        let whole =
+            |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && uri.path() == "/";
+        let uri = endpoint.parse::<Uri>().ok().filter(whole);
+        let uri = uri.ok_or_else(|| {
+            Failure::Usage(format!(
+                "{name}: `{endpoint}` is not https://HOST:PORT or http://HOST:PORT"
+            ))
+        })?;
+        let is_encrypted = uri.scheme_str() == Some("https");
+        let endpoint = Endpoint::from(uri).connect_timeout(CONNECT);
+        if !is_encrypted {
+            return Ok(endpoint);
+        }
+        let config = match &self.signer {
+            Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--tls-ca", file)?)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        let config = match (&self.shown, &self.key_of_shown) {
+            (Some(cert), Some(key)) => {
+                config.identity(Identity::from_pem(read("--tls-cert", cert)?, read("--tls-key", key)?))
+            }
+            _ => config,
+        };
+        let unusable = |error| Failure::Usage(format!("--tls-ca, --tls-cert, --tls-key: {}", innermost(&error)));
+        endpoint.tls_config(config).map_err(unusable)
+    }
+}
+
+fn read(argument: &str, file: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(file).map_err(|error| Failure::Usage(format!("{argument} {}: {error}", file.display())))
+}
+
+/// The error that all the others are about.
+fn innermost(error: &dyn Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// Nobody is there, or nobody who is to be trusted.
+fn away(endpoint: &str, error: &tonic::transport::Error, fix: &str) -> Failure {
+    let why = innermost(error);
+    // What rustls says of a peer.
+    let fix = if why.contains("certificate") {
+        "--tls-ca (TAGWAY_TLS_CA) names who signs the gateway's certificate, which has to be for that host"
+    } else {
+        fix
+    };
+    Failure::Away(format!("no gateway answers at {endpoint}: {why}\n  fix: {fix}"))
 }
 
 /// Where the gateway is for those who operate it, and who calls.
@@ -88,6 +168,8 @@ pub(super) struct Admin {
         hide_default_value = true
     )]
     token: String,
+    #[command(flatten)]
+    tls: Tls,
     /// How answers look; text on a terminal and json elsewhere, unless said
     #[arg(long)]
     output: Option<Output>,
@@ -99,13 +181,13 @@ pub(super) type AdminClient = AdminServiceClient<InterceptedService<Channel, Cre
 impl Admin {
     /// A client for calls that take no longer than that.
     pub(super) async fn connect(&self, within: Duration) -> Result<AdminClient, Failure> {
-        let endpoint = address("TAGWAY_ADMIN_ENDPOINT", &self.endpoint)?.timeout(within);
-        let channel = endpoint.connect().await.map_err(|_| {
-            Failure::Away(format!(
-                "no gateway answers at {}\n  fix: set server.admin_listen, and TAGWAY_ADMIN_ENDPOINT to what it is",
-                self.endpoint
-            ))
-        })?;
+        let endpoint = self
+            .tls
+            .endpoint("TAGWAY_ADMIN_ENDPOINT", &self.endpoint)?
+            .timeout(within);
+        let fix = "set server.admin_listen, and TAGWAY_ADMIN_ENDPOINT to what it is";
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|error| away(&self.endpoint, &error, fix))?;
         let token = Some(self.token.trim()).filter(|token| !token.is_empty());
         let credentials = Credentials {
             authorization: token
@@ -134,40 +216,27 @@ fn output(said: Option<Output>) -> Output {
     }
 }
 
-fn address(name: &str, endpoint: &str) -> Result<Endpoint, Failure> {
-    let plain = |uri: &Uri| uri.scheme_str() == Some("http") && uri.host().is_some() && uri.path() == "/";
-    let uri = endpoint.parse::<Uri>().ok().filter(plain).ok_or_else(|| {
-        // https would have to be kept, and is not built yet.
-        Failure::Usage(format!(
-            "{name}: `{endpoint}` is not http://HOST:PORT; there is no TLS yet"
-        ))
-    })?;
-    Ok(Endpoint::from(uri).connect_timeout(CONNECT))
-}
-
 pub(super) type Client = ConfigServiceClient<InterceptedService<Channel, Credentials>>;
 
 impl Gateway {
     /// A client that says who it is with every call.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
-        self.connect_by(address("TAGWAY_ENDPOINT", &self.endpoint)?.timeout(CALL))
+        self.connect_by(self.tls.endpoint("TAGWAY_ENDPOINT", &self.endpoint)?.timeout(CALL))
             .await
     }
 
     /// One whose calls may last: nothing cuts them, and a gateway that is gone without a word is noticed.
     pub(super) async fn connect_to_watch(&self) -> Result<Client, Failure> {
-        let endpoint = address("TAGWAY_ENDPOINT", &self.endpoint)?.http2_keep_alive_interval(KEEPALIVE);
+        let endpoint = self.tls.endpoint("TAGWAY_ENDPOINT", &self.endpoint)?;
+        let endpoint = endpoint.http2_keep_alive_interval(KEEPALIVE);
         let endpoint = endpoint.keep_alive_timeout(PONG).keep_alive_while_idle(true);
         self.connect_by(endpoint).await
     }
 
     async fn connect_by(&self, endpoint: Endpoint) -> Result<Client, Failure> {
-        let channel = endpoint.connect().await.map_err(|_| {
-            Failure::Away(format!(
-                "no gateway answers at {}\n  fix: run `tagway serve`, or set TAGWAY_ENDPOINT",
-                self.endpoint
-            ))
-        })?;
+        let fix = "run `tagway serve`, or set TAGWAY_ENDPOINT";
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|error| away(&self.endpoint, &error, fix))?;
         let token = Some(self.token.trim()).filter(|token| !token.is_empty());
         let credentials = Credentials {
             authorization: token

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tagway::app::{App, Reload};
 use tagway::clock::Clock;
 use tagway::identity::development::{Claims, DevelopmentKey};
@@ -57,12 +58,35 @@ impl Serve {
             .worker_threads(threads)
             .enable_all()
             .build()?;
+        make_room(settings.limits.connections);
         let drain = settings.server.drain;
         let development = key.as_ref().map(|key| (key, self.data.as_path()));
         let served = runtime.block_on(serve(settings, file, logs, development));
         // A thread that still compiles or syncs does not keep the process.
         runtime.shutdown_timeout(drain / 20);
         served
+    }
+}
+
+/// As many descriptors as the machine allows: what was asked for softly was meant for programs with few files.
+fn make_room(connections: u32) {
+    let limits = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limits.maximum,
+        maximum: limits.maximum,
+    };
+    let limit = match setrlimit(Resource::Nofile, most) {
+        Ok(()) => limits.maximum,
+        Err(_) => limits.current,
+    };
+    // Stores and files need some too.
+    let wanted = u64::from(connections) + 256;
+    if let Some(limit) = limit.filter(|limit| *limit < wanted) {
+        tracing::warn!(
+            limit,
+            wanted,
+            "fewer descriptors than limits.connections needs: raise the limit (ulimit -n)"
+        );
     }
 }
 

@@ -11,6 +11,7 @@ use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+use super::connection::Peer;
 use super::status::{self, invalid};
 use super::watch::{Responses, Watches};
 use crate::backend::{NewEntry, Precondition};
@@ -284,7 +285,8 @@ impl ConfigService for ConfigServiceImpl {
         &self,
         request: Request<Streaming<v1::WatchConfigsRequest>>,
     ) -> Result<Response<Self::WatchConfigsStream>, Status> {
-        let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
         let (tenant, requests) = open(request)?;
         Ok(Response::new(self.watches.open(tenant, peer, requests)?))
     }

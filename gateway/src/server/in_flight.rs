@@ -10,7 +10,8 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
 use super::around::{Around, Next};
-use super::status;
+use super::connection::Peer;
+use super::{status, taken};
 
 /// After a drain has nothing left to do: for clients to learn that their connection goes.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -45,9 +46,14 @@ impl InFlight {
 
 impl Around for InFlight {
     async fn around(&self, request: Request<Body>, next: impl Next) -> Response<Body> {
-        let Ok(_place) = self.places.try_acquire() else {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return status::overloaded().into_http();
         };
-        self.requests.track_future(next.run(request)).await
+        let request_is_under_way = self.requests.token();
+        if !taken::is_soon_taken(&request) {
+            return next.run(request).await;
+        }
+        let answer = request.extensions().get().map(Peer::answer);
+        taken::hold(next.run(request).await, (place, request_is_under_way, answer))
     }
 }

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry as Metrics;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::connection::{Door, Probes};
 use crate::strategy::Registry;
 
 /// Whether traffic should come here. It should not for what is this replica's own fault: not started, draining, or
@@ -58,6 +59,7 @@ impl Readiness {
 /// Serves `/livez`, `/readyz` and `/metrics` until `stop`.
 pub async fn serve_ops(
     listener: TcpListener,
+    door: Door,
     readiness: Readiness,
     metrics: Metrics,
     stop: CancellationToken,
@@ -66,7 +68,7 @@ pub async fn serve_ops(
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready).with_state(readiness))
         .route("/metrics", get(tell).with_state(Arc::new(metrics)));
-    axum::serve(listener, routes)
+    axum::serve(Probes::new(door, listener)?, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
 }

@@ -52,6 +52,12 @@ impl Settings {
         }
         check.events(self);
         check.longer_than_nothing("limits.request_timeout", self.limits.request_timeout);
+        check.longer_than_nothing("limits.handshake", self.limits.handshake);
+        check.require(
+            self.limits.connections > 0,
+            "limits.connections",
+            "0 would refuse every connection",
+        );
         check.require(self.limits.tenants > 0, "limits.tenants", "more than 0");
         check.require(self.limits.decisions.0 >= 4096, "limits.decisions", "at least 4KiB");
         check.require(

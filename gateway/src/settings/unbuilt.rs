@@ -8,11 +8,7 @@ use super::document::Document;
 
 /// A dotted path in which `*` stands for any one key, and the values that mean "without it".
 const UNBUILT: &[(&str, &[&str])] = &[
-    ("server.tls", &[]),
-    ("server.reflection", &["false"]),
     ("strategies.*.class", &["strict"]),
-    ("limits.connections", &[]),
-    ("limits.handshake", &[]),
     ("telemetry.audit", &[""]),
     ("telemetry.otlp_endpoint", &[""]),
 ];

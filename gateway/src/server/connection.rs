@@ -1,0 +1,460 @@
+//! Connections: so many at once, each of which has to say something soon, takes what it asked for, and has an end. Nobody has to have a token
+//! to connect, so this is where peers are bounded of whom nothing is known.
+
+use std::convert::Infallible;
+use std::future::Future as _;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::stream::{BoxStream, StreamExt as _};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use crate::settings::{LimitSettings, ServerSettings};
+use crate::tls::Certificates;
+
+/// Between two connections that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// So many bytes are a greeting: HTTP/2's preface (RFC 9113, 3.4), or the least of an HTTP/1.1 request.
+const GREETING: usize = 24;
+/// An answer that was not taken for so many times what a request may take, or up to twice that, ends its connection: who takes
+/// none keeps them in our memory.
+const TAKEN: u32 = 3;
+/// Probes and scrapers at once, and operators' connections.
+const OPERATORS: usize = 256;
+
+/// What is counted of all connections.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionMetrics {
+    open: Family<[(&'static str, &'static str); 1], Gauge>,
+    refused: Family<[(&'static str, &'static str); 2], Counter>,
+    cut: Family<[(&'static str, &'static str); 2], Counter>,
+}
+
+impl ConnectionMetrics {
+    /// Has `registry` tell them.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("connections", "Connections that are open, by where", self.open.clone());
+        let refused = "Connections that were not taken, by where and why";
+        registry.register("connections_refused", refused, self.refused.clone());
+        let cut = "Connections that the gateway ended without being asked, by where and why";
+        registry.register("connections_cut", cut, self.cut.clone());
+    }
+}
+
+/// The rules of one listener.
+#[derive(Clone)]
+pub struct Door {
+    name: &'static str,
+    places: Arc<Semaphore>,
+    handshake: Duration,
+    /// For an answer to be taken.
+    taken: Duration,
+    lifetime: Duration,
+    certificates: Option<Arc<Certificates>>,
+    metrics: ConnectionMetrics,
+}
+
+impl Door {
+    /// Where tenants call.
+    #[must_use]
+    pub fn tenants(
+        server: &ServerSettings,
+        limits: &LimitSettings,
+        certificates: Option<Arc<Certificates>>,
+        metrics: &ConnectionMetrics,
+    ) -> Self {
+        Self::new(
+            "grpc",
+            limits.connections as usize,
+            server,
+            limits,
+            certificates,
+            metrics,
+        )
+    }
+
+    /// Where operators call.
+    #[must_use]
+    pub fn operators(
+        server: &ServerSettings,
+        limits: &LimitSettings,
+        certificates: Option<Arc<Certificates>>,
+        metrics: &ConnectionMetrics,
+    ) -> Self {
+        Self::new("admin", OPERATORS, server, limits, certificates, metrics)
+    }
+
+    /// Where probes and scrapers call, without TLS.
+    #[must_use]
+    pub fn probes(server: &ServerSettings, limits: &LimitSettings, metrics: &ConnectionMetrics) -> Self {
+        Self::new("ops", OPERATORS, server, limits, None, metrics)
+    }
+
+    fn new(
+        name: &'static str,
+        most: usize,
+        server: &ServerSettings,
+        limits: &LimitSettings,
+        certificates: Option<Arc<Certificates>>,
+        metrics: &ConnectionMetrics,
+    ) -> Self {
+        // It is told to go before, and its streams are: this is for who does not go.
+        let lifetime = server.max_connection_age + server.max_connection_grace + limits.request_timeout;
+        Self {
+            name,
+            places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            handshake: limits.handshake,
+            taken: limits.request_timeout * TAKEN,
+            lifetime,
+            certificates,
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// Who comes to `listener` and is let in. A handshake keeps nobody waiting but its own peer.
+    pub(super) fn accept(self, listener: TcpListener) -> BoxStream<'static, Result<Connection, Infallible>> {
+        let most = self.places.available_permits();
+        let door = self.clone();
+        let sockets = futures_util::stream::unfold(listener, async |listener| {
+            let accepted = listener.accept().await;
+            Some((accepted, listener))
+        });
+        let let_in = sockets.filter_map(move |accepted| {
+            let door = door.clone();
+            async move { door.place(accepted).await }
+        });
+        let greeted = let_in.map(move |(socket, address, place)| {
+            let door = self.clone();
+            // Apart, so that many do theirs on all processors.
+            tokio::spawn(async move { door.greet(socket, address, place).await })
+        });
+        // Each has a place already, so there are never more.
+        let greeted = greeted.buffer_unordered(most);
+        greeted
+            .filter_map(async |greeted| greeted.ok().flatten().map(Ok))
+            .boxed()
+    }
+
+    /// A place for a socket; without one it is closed at once, so that its peer goes to another replica.
+    async fn place(
+        &self,
+        accepted: io::Result<(TcpStream, SocketAddr)>,
+    ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let (socket, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Without descriptors `accept` fails at once, and would again: a moment's rest, so that it does not spin.
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                return None;
+            }
+        };
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        if place.is_none() {
+            self.refuse("full");
+        }
+        Some((socket, address, place?))
+    }
+
+    async fn greet(self, socket: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) -> Option<Connection> {
+        let by = Instant::now() + self.handshake;
+        // Answers are small and wanted at once; where the system refuses, they come all the same.
+        _ = socket.set_nodelay(true);
+        let socket = match &self.certificates {
+            None => Socket::Plain(socket),
+            Some(certificates) => {
+                let handshake = TlsAcceptor::from(certificates.config()).accept(socket);
+                match timeout_at(by, handshake).await {
+                    Ok(Ok(socket)) => Socket::Tls(Box::new(socket)),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%address, %error, "a TLS handshake failed");
+                        self.refuse("handshake");
+                        return None;
+                    }
+                    Err(_) => {
+                        self.refuse("silent");
+                        return None;
+                    }
+                }
+            }
+        };
+        let open = self.metrics.open.get_or_create_owned(&[("listener", self.name)]);
+        open.inc();
+        Some(Connection {
+            socket,
+            peer: Peer {
+                address,
+                answers: Arc::default(),
+            },
+            heard: 0,
+            timer: Box::pin(sleep_until(by)),
+            end: Instant::now() + self.lifetime,
+            door: self,
+            open,
+            _place: place,
+        })
+    }
+
+    fn refuse(&self, why: &'static str) {
+        let refused = &self.metrics.refused;
+        refused.get_or_create(&[("listener", self.name), ("reason", why)]).inc();
+    }
+
+    fn cut(&self, why: &'static str, peer: SocketAddr) -> io::Error {
+        tracing::debug!(%peer, why, listener = self.name, "a connection is cut");
+        let cut = &self.metrics.cut;
+        cut.get_or_create(&[("listener", self.name), ("reason", why)]).inc();
+        io::ErrorKind::TimedOut.into()
+    }
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    answers: Arc<Answers>,
+}
+
+impl Peer {
+    /// One more answer is on its way there, until this is dropped.
+    pub(super) fn answer(&self) -> Answer {
+        let half = self.answers.half.load(Ordering::Relaxed);
+        self.answers.halves[half].fetch_add(1, Ordering::Relaxed);
+        Answer {
+            answers: Arc::clone(&self.answers),
+            half,
+        }
+    }
+}
+
+/// Answers that a peer has yet to take, in two halves: those that began since the last look, and those before.
+#[derive(Debug, Default)]
+struct Answers {
+    halves: [AtomicUsize; 2],
+    half: AtomicUsize,
+}
+
+impl Answers {
+    /// Whether some were there at the last look already; and looks.
+    fn are_not_taken(&self) -> bool {
+        let before = 1 - self.half.load(Ordering::Relaxed);
+        if self.halves[before].load(Ordering::Relaxed) > 0 {
+            return true;
+        }
+        self.half.store(before, Ordering::Relaxed);
+        false
+    }
+}
+
+/// An answer on its way.
+#[derive(Debug)]
+pub(super) struct Answer {
+    answers: Arc<Answers>,
+    half: usize,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.answers.halves[self.half].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// One connection.
+pub(super) struct Connection {
+    socket: Socket,
+    peer: Peer,
+    /// Bytes, until they are a greeting.
+    heard: usize,
+    /// When it is to be looked at.
+    timer: Pin<Box<Sleep>>,
+    /// When it is cut.
+    end: Instant,
+    door: Door,
+    open: Gauge,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}
+
+impl Connection {
+    /// The address at the other end.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.peer.address
+    }
+
+    /// Fails when it has to end; otherwise it has been looked at and will be again.
+    fn look(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        while self.timer.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            let why = if self.heard < GREETING {
+                "silent"
+            } else if now >= self.end {
+                "old"
+            } else if self.peer.answers.are_not_taken() {
+                "answers not taken"
+            } else {
+                self.timer.as_mut().reset(self.end.min(now + self.door.taken));
+                continue;
+            };
+            return Err(self.door.cut(why, self.peer.address));
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.look(context)?;
+        let before = into.filled().len();
+        ready!(match &mut this.socket {
+            Socket::Plain(socket) => Pin::new(socket).poll_read(context, into),
+            Socket::Tls(socket) => Pin::new(socket).poll_read(context, into),
+        })?;
+        if this.heard < GREETING {
+            this.heard += into.filled().len() - before;
+            if this.heard >= GREETING {
+                this.timer
+                    .as_mut()
+                    .reset(this.end.min(Instant::now() + this.door.taken));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().socket {
+            Socket::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
+            Socket::Tls(socket) => Pin::new(socket).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Socket::Plain(socket) => Pin::new(socket).poll_flush(context),
+            Socket::Tls(socket) => Pin::new(socket).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Socket::Plain(socket) => Pin::new(socket).poll_shutdown(context),
+            Socket::Tls(socket) => Pin::new(socket).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().socket {
+            Socket::Plain(socket) => Pin::new(socket).poll_write_vectored(context, bytes),
+            Socket::Tls(socket) => Pin::new(socket).poll_write_vectored(context, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.socket {
+            Socket::Plain(socket) => socket.is_write_vectored(),
+            Socket::Tls(socket) => socket.is_write_vectored(),
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+/// The same for axum.
+pub(super) struct Probes {
+    connections: BoxStream<'static, Result<Connection, Infallible>>,
+    address: SocketAddr,
+}
+
+impl Probes {
+    pub(super) fn new(door: Door, listener: TcpListener) -> io::Result<Self> {
+        Ok(Self {
+            address: listener.local_addr()?,
+            connections: door.accept(listener),
+        })
+    }
+}
+
+impl axum::serve::Listener for Probes {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            if let Some(Ok(connection)) = self.connections.next().await {
+                let address = connection.address();
+                return (connection, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_missed_at_the_second_look() {
+        let peer = Peer {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            answers: Arc::default(),
+        };
+        let answers = Arc::clone(&peer.answers);
+        assert!(!answers.are_not_taken());
+        let slow = peer.answer();
+        assert!(!answers.are_not_taken(), "it may have begun just now");
+        for _ in 0..3 {
+            drop(peer.answer());
+        }
+        assert!(answers.are_not_taken());
+        drop(slow);
+        assert!(!answers.are_not_taken());
+        // Each is taken before the second look.
+        let mut last = peer.answer();
+        for _ in 0..5 {
+            assert!(!answers.are_not_taken());
+            last = peer.answer();
+        }
+        drop(last);
+    }
+}

@@ -1,0 +1,195 @@
+//! Connections of peers of whom nothing is known: so many, each of which has to say something soon, and take what it asked for.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tagway_tests::client::why;
+use tagway_tests::gateway::Gateway;
+use tagway_tests::issuer::claims;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tonic::Code;
+
+use super::process::http;
+
+const KEY: &str = "tenant_config_a";
+/// Longer than anything may take.
+const PATIENCE: Duration = Duration::from_mins(1);
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Waits until `address` has hung up, and returns how much it said before.
+fn said_until_closed(mut stream: TcpStream) -> usize {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut said = Vec::new();
+    match stream.read_to_end(&mut said) {
+        Ok(_) => said.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => said.len(),
+        Err(error) => panic!("it did not hang up: {error}"),
+    }
+}
+
+/// The line of a metric.
+fn metric(gateway: &Gateway, name: &str) -> u64 {
+    let answer = http(&gateway.ops, "/metrics");
+    let line = answer.lines().find(|line| line.starts_with(name));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_nothing_is_let_go_and_keeps_nobody_waiting() {
+    let gateway = Gateway::start_with("[limits]\nhandshake = \"1s\"");
+    let client = gateway.client("acme").await;
+    client.put(KEY, "1").await.unwrap();
+    let silent: Vec<TcpStream> = (0..100)
+        .map(|_| TcpStream::connect(&gateway.address).unwrap())
+        .collect();
+    let mut half = TcpStream::connect(&gateway.address).unwrap();
+    half.write_all(&PREFACE[..10]).unwrap();
+    let probe = TcpStream::connect(&gateway.ops).unwrap();
+    // A byte now and then is no greeting either.
+    let mut dribble = TcpStream::connect(&gateway.address).unwrap();
+    let dribbles = std::thread::spawn(move || {
+        for byte in PREFACE.chunks(1) {
+            std::thread::park_timeout(Duration::from_millis(200));
+            if dribble.write_all(byte).is_err() {
+                break;
+            }
+        }
+        said_until_closed(dribble)
+    });
+    // Meanwhile, who comes is served.
+    assert_eq!(gateway.client("acme").await.get(KEY).await.unwrap().value, "1");
+    assert!(metric(&gateway, "tagway_connections{listener=\"grpc\"}") >= 100);
+    let closed = tokio::task::spawn_blocking(move || {
+        for stream in silent.into_iter().chain([half, probe]) {
+            said_until_closed(stream);
+        }
+        dribbles.join().unwrap();
+    });
+    timeout(PATIENCE, closed).await.unwrap().unwrap();
+    // Who was there before, and said something, is there.
+    assert_eq!(client.get(KEY).await.unwrap().value, "1");
+    assert_eq!(
+        metric(
+            &gateway,
+            "tagway_connections_cut_total{listener=\"grpc\",reason=\"silent\"}"
+        ),
+        102
+    );
+    assert_eq!(
+        metric(
+            &gateway,
+            "tagway_connections_cut_total{listener=\"ops\",reason=\"silent\"}"
+        ),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_is_closed_at_once_and_the_next_has_its_place() {
+    let gateway = Gateway::start_with("[limits]\nconnections = 2\nhandshake = \"1h\"");
+    let client = gateway.client("acme").await;
+    client.put(KEY, "1").await.unwrap();
+    let second = TcpStream::connect(&gateway.address).unwrap();
+    let third = TcpStream::connect(&gateway.address).unwrap();
+    assert_eq!(
+        tokio::task::spawn_blocking(|| said_until_closed(third)).await.unwrap(),
+        0
+    );
+    assert_eq!(
+        metric(
+            &gateway,
+            "tagway_connections_refused_total{listener=\"grpc\",reason=\"full\"}"
+        ),
+        1
+    );
+    drop(second);
+    let again = async {
+        loop {
+            if let Ok(client) = gateway.door().try_client("acme").await
+                && client.get(KEY).await.is_ok()
+            {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap();
+    assert_eq!(client.get(KEY).await.unwrap().value, "1");
+    // Operators have places of their own.
+    assert!(http(&gateway.ops, "/livez").starts_with("HTTP/1.1 200"));
+}
+
+/// A client that asks, and has no room for what it is answered. What it returns ends when its connection does.
+async fn never_reads(gateway: &Gateway) -> JoinHandle<()> {
+    let socket = tokio::net::TcpStream::connect(&gateway.address).await.unwrap();
+    let (mut requests, connection) = h2::client::Builder::new()
+        .initial_window_size(0)
+        .handshake::<_, Bytes>(socket)
+        .await
+        .unwrap();
+    let connection = tokio::spawn(async move { _ = connection.await });
+    let mut message = vec![0; 5];
+    tagway_tests::client::get("tenant_config_large")
+        .encode(&mut message)
+        .unwrap();
+    message[4] = u8::try_from(message.len() - 5).unwrap();
+    let message = Bytes::from(message);
+    loop {
+        let uri = format!("http://{}/tagway.v1.ConfigService/GetConfig", gateway.address);
+        let request = http::Request::post(uri)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header(
+                "authorization",
+                format!("Bearer {}", gateway.key.token(&claims("acme"))),
+            )
+            .body(())
+            .unwrap();
+        let (answer, mut body) = requests.send_request(request, false).unwrap();
+        body.send_data(message.clone(), true).unwrap();
+        let answer = answer.await.unwrap();
+        // Refused: the one before is still under way.
+        if answer.headers().get("grpc-status").is_some() {
+            continue;
+        }
+        return tokio::spawn(async move {
+            let _kept = (answer, requests);
+            connection.await.unwrap();
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_take_its_answers_is_cut_and_gives_back_its_place() {
+    let gateway = Gateway::start_with("[limits]\nin_flight = 2\nrequest_timeout = \"500ms\"");
+    let client = gateway.client("acme").await;
+    let large = "x".repeat(1 << 20);
+    let put = async {
+        // Its first sync may be slow.
+        while client.put("tenant_config_large", &large).await.is_err() {}
+    };
+    timeout(PATIENCE, put).await.unwrap();
+    let stuck = never_reads(&gateway).await;
+    let other = gateway.client("globex").await;
+    // Half of what is taken at once is one tenant's, so it has no more, and others have.
+    let refused = async {
+        while !matches!(client.get("tenant_config_large").await, Err(status) if status.code() == Code::ResourceExhausted)
+        {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.unwrap();
+    assert_eq!(why(other.get(KEY).await).0, Code::NotFound);
+    let served = async {
+        while client.get("tenant_config_large").await.is_err() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, served).await.unwrap();
+    timeout(PATIENCE, stuck).await.expect("it was cut").unwrap();
+    let cut = "tagway_connections_cut_total{listener=\"grpc\",reason=\"answers not taken\"}";
+    assert_eq!(metric(&gateway, cut), 1);
+}
