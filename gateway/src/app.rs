@@ -1,49 +1,50 @@
 //! The one place where the parts are put together: bind first, so that a port in use is told before anything starts;
 //! then open, load and serve.
 
+mod error;
 mod events;
+mod listeners;
+mod metrics;
 mod reload;
+mod stores;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use prometheus_client::registry::Registry as Metrics;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
-use crate::backend::dynamodb::{self, DynamoDb};
-use crate::backend::embedded::{self, Embedded};
-use crate::backend::ssm::{self, ParameterSettings, ParameterStore};
-use crate::backend::{AwsSettings, Backend, Catalog, NoRegion, Observed};
-use crate::cache::{Cache, CacheMetrics, Sharing, Snapshot};
+use crate::backend::BackendMetrics;
+use crate::backend::dynamodb::{self};
+use crate::backend::embedded::{self};
+use crate::backend::ssm::{self};
+use crate::cache::{Cache, Snapshot};
 use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
-use crate::folder::{FolderError, PrivateFolder};
-use crate::identity::{Identity, KeySets, KeysError};
-use crate::placement::CachePolicy;
+use crate::folder::PrivateFolder;
+use crate::identity::{Identity, KeySets};
 use crate::quota::Quotas;
-use crate::server::{
-    Admin, Administration, ConnectionMetrics, Door, Readiness, Services, serve_admin, serve_grpc, serve_ops,
-};
-use crate::settings::{
-    BackendKind, BackendSettings, CacheSettings, IdentitySettings, KeyFile, Listen, Settings, Source,
-};
+use crate::server::{Admin, Administration, Door, Readiness, Services, serve_admin, serve_grpc, serve_ops};
+use crate::settings::{BackendKind, IdentitySettings, KeyFile, Settings, Source};
 use crate::status::{Part, Parts};
 use crate::strategy::{self, Engine, Lifecycle, Made, Registry};
 use crate::tls::{Certificates, TlsError};
 use crate::watch::Hub;
 use events::{Events, Replica};
+use listeners::Listeners;
+use metrics::Gathered;
 use reload::Live;
+use stores::{cache, open_catalog, snapshot};
 
+pub use error::StartError;
 pub use reload::Reload;
+pub use stores::at_aws;
 
 /// Shortest secret that page tokens are sealed with, in bytes.
 const PAGE_TOKEN_KEY_BYTES: usize = 32;
@@ -53,75 +54,10 @@ const COMPILED: &str = "compiled";
 /// Strategies of which the others are yet to be told. One more is found by their own look.
 const PUBLISHED: usize = 16;
 
-/// Why a gateway could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An address could not be had.
-    #[error("{key} = {address}: {error}; another gateway may run there: choose another address")]
-    Bind {
-        /// The setting.
-        key: &'static str,
-        /// Its value.
-        address: SocketAddr,
-        /// Why.
-        error: io::Error,
-    },
-    /// The issuer's keys.
-    #[error("identity.jwks: {0}")]
-    Keys(#[from] KeysError),
-    /// The certificate.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// A store.
-    #[error("backends.{id}.path = {path}: {error}", path = path.display())]
-    Store {
-        /// Which.
-        id: String,
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        error: embedded::OpenError,
-    },
-    /// A store whose place is not known.
-    #[error("backends.{id}.region: {error}")]
-    Region {
-        /// Which.
-        id: String,
-        /// Why.
-        error: NoRegion,
-    },
-    /// The events' place is not known.
-    #[error("events.region: {0}")]
-    EventsRegion(NoRegion),
-    /// A folder of the gateway's own.
-    #[error("{key} = {folder}: {error}", folder = folder.display())]
-    Folder {
-        /// The setting.
-        key: &'static str,
-        /// Where.
-        folder: PathBuf,
-        /// Why.
-        error: FolderError,
-    },
-    /// The secret of page tokens.
-    #[error("server.page_token_key = {path}: {problem}", path = path.display())]
-    PageTokenKey {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// This machine.
-    #[error("{0}")]
-    Machine(String),
-}
-
 /// A gateway that is bound and loaded, and serves once it is [run](Self::run).
 pub struct App {
     settings: Settings,
-    grpc: TcpListener,
-    admin: Option<TcpListener>,
-    ops: Option<TcpListener>,
+    listeners: Listeners,
     keys: Arc<KeySets>,
     identity: Arc<Identity>,
     lifecycle: Arc<Lifecycle>,
@@ -134,36 +70,34 @@ pub struct App {
     /// How the settings do.
     read: Part,
     quotas: Arc<Quotas>,
-    certificates: Option<Arc<Certificates>>,
-    /// How they do.
-    tls: Option<Part>,
+    /// And how they do.
+    certificates: Option<(Arc<Certificates>, Part)>,
+    /// How the issuer's keys do.
+    issuer: Part,
+    metrics: Gathered,
 }
 
 impl App {
     /// Binds, opens and loads everything that the settings name.
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         let clock = Clock::system();
-        let grpc = bind("server.listen", settings.server.listen).await?;
-        let ops = bind_if("server.ops_listen", settings.server.ops_listen).await?;
-        // The same address is the same listener.
-        let admin = if settings.server.admin_is_with_tenants() {
-            None
-        } else {
-            bind_if("server.admin_listen", settings.server.admin_listen).await?
-        };
-        let certificates = certificates(&settings)?;
+        let listeners = Listeners::bind(&settings.server).await?;
+        let certificates = open_certificates(&settings)?;
         let keys = KeySets::open(&settings.identity).await?;
         let identity = Arc::new(Identity::new(&settings.identity, Arc::clone(&keys), clock.clone()));
         let parts = Parts::new(clock.clone());
-        let catalog = open_catalog(&settings, &parts, &clock).await?;
+        let stores = BackendMetrics::default();
+        let catalog = open_catalog(&settings, &parts, &stores, &clock).await?;
         let page_tokens = page_tokens(&settings, &clock)?;
         let cache = cache(&settings);
         let snapshot = snapshot(&settings, &cache, &clock)?;
         let hub = Hub::new(Arc::clone(&cache));
         let look = Arc::new(Notify::new());
         let (publish, published) = mpsc::channel(PUBLISHED);
+        let engine = engine(settings.server.state())?;
+        let calls = engine.metrics().clone();
         let made = Made {
-            engine: engine(settings.server.state())?,
+            engine,
             catalog: strategy_catalog(&settings),
             stores: catalog.clone(),
             cache: Arc::clone(&cache),
@@ -174,19 +108,14 @@ impl App {
             look: Arc::clone(&look),
             publish,
         };
-        let state = settings.server.state();
-        let lifecycle = Lifecycle::open(made, &settings.strategies, state).await;
-        let lifecycle = lifecycle.map_err(|error| StartError::Folder {
-            key: "server.state",
-            folder: state.unwrap_or(Path::new("")).to_owned(),
-            error,
-        })?;
+        let lifecycle = open_lifecycle(made, &settings).await?;
         let registry = Arc::clone(lifecycle.registry());
         let read = parts.part("settings", true, "");
-        let tls = certificates.as_ref().map(|certificates| {
+        let issuer = parts.part("keys", !keys.current().is_away(), "");
+        let certificates = certificates.map(|certificates| {
             let part = parts.part("tls", true, "");
-            part.is_ready(&until(certificates));
-            part
+            say(&certificates, &part);
+            (certificates, part)
         });
         let replica: Arc<str> = Ulid::from_datetime(clock.now()).to_string().into();
         let made_of = Replica {
@@ -207,25 +136,32 @@ impl App {
             page_tokens,
             Arc::clone(&cache),
         ));
-        let administration = Administration {
-            admin: Arc::new(Admin {
-                replica,
-                parts,
-                lifecycle: Arc::clone(&lifecycle),
-                configs: Arc::clone(&configs),
-                dispatch: Arc::clone(events.dispatch()),
-                cache: Arc::clone(&cache),
-                hub: Arc::clone(&hub),
-                started: Instant::now(),
-            }),
-            identity: Arc::new(admins),
+        let metrics = metrics::gather(&metrics::Sources {
+            settings: &settings,
+            parts: &parts,
+            cache: &cache,
+            certificates: certificates.as_ref().map(|(certificates, _)| certificates),
+            stores: &stores,
+            calls: &calls,
+            registry: &registry,
+            hub: &hub,
+            events: &events,
+        });
+        let operators = Admin {
+            replica,
+            parts,
+            lifecycle: Arc::clone(&lifecycle),
+            configs: Arc::clone(&configs),
+            dispatch: Arc::clone(events.dispatch()),
+            cache: Arc::clone(&cache),
+            hub: Arc::clone(&hub),
+            started: Instant::now(),
         };
-        let quotas = Quotas::new(&settings.quota, settings.limits.in_flight);
+        let administration = Administration::new(Arc::new(operators), Arc::new(admins), metrics.requests.clone());
+        let quotas = Quotas::new(&settings.quota);
         Ok(Self {
             settings,
-            grpc,
-            admin,
-            ops,
+            listeners,
             keys,
             identity,
             lifecycle,
@@ -238,29 +174,22 @@ impl App {
             read,
             quotas,
             certificates,
-            tls,
+            issuer,
+            metrics,
         })
     }
 
     /// Where it listens for gRPC.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.grpc.local_addr()
-    }
-
-    fn ops_address(&self) -> Option<SocketAddr> {
-        self.ops.as_ref().and_then(|listener| listener.local_addr().ok())
+        self.listeners.address()
     }
 
     /// Serves until `stop`, and then until what is under way is done, or `server.drain` is over.
     /// `reload` says where settings are to be read again meanwhile.
     pub async fn run(self, stop: CancellationToken, reload: Option<Reload>) -> Result<(), StartError> {
-        let ops_address = self
-            .ops_address()
-            .map(|address| address.to_string())
-            .unwrap_or_default();
-        let address = self.address().map(|address| address.to_string()).unwrap_or_default();
         let keys = Arc::clone(&self.keys);
-        let refresher = tokio::spawn(async move { keys.run().await });
+        let issuer = self.issuer;
+        let refresher = tokio::spawn(async move { keys.run(&issuer).await });
         let hub = self.hub;
         let telling = {
             let hub = Arc::clone(&hub);
@@ -269,27 +198,32 @@ impl App {
         let readiness = Readiness::new(Arc::clone(self.lifecycle.registry()), stop.clone());
         // Operators are answered until the very end, so that a probe sees the draining.
         let over = CancellationToken::new();
-        let mut metrics = Metrics::with_prefix("tagway");
-        metrics.register_collector(Box::new(CacheMetrics(Arc::clone(&self.cache))));
-        hub.metrics().register(&mut metrics);
-        self.events.register(&mut metrics);
-        let connections = ConnectionMetrics::default();
-        connections.register(&mut metrics);
         let events = self.events.run(stop.clone());
         let reloading = reload.map(|reload| {
             let live = Live {
                 lifecycle: Arc::clone(&self.lifecycle),
                 quotas: Arc::clone(&self.quotas),
-                certificates: self.certificates.clone().zip(self.tls),
+                certificates: self.certificates.clone(),
                 part: self.read,
             };
             tokio::spawn(reload.run(self.settings.clone(), live))
         });
         let lifecycle = tokio::spawn(self.lifecycle.run(stop.clone()));
         let Settings { server, limits, .. } = &self.settings;
-        let ops = self.ops.map(|listener| {
-            let door = Door::probes(server, limits, &connections);
-            tokio::spawn(serve_ops(listener, door, readiness.clone(), metrics, over.clone()))
+        readiness.start();
+        // Connections wait from when it was bound.
+        self.listeners.tell();
+        let Listeners { grpc, admin, ops } = self.listeners;
+        let certificates = self.certificates.map(|(certificates, _)| certificates);
+        let ops = ops.map(|listener| {
+            let door = Door::probes(server, limits, &self.metrics.connections);
+            tokio::spawn(serve_ops(
+                listener,
+                door,
+                readiness,
+                self.metrics.registry,
+                over.clone(),
+            ))
         });
         let snapshots = self
             .snapshot
@@ -299,21 +233,27 @@ impl App {
             configs: self.configs,
             hub,
             quotas: Arc::clone(&self.quotas),
+            metrics: self.metrics.requests,
             admin: server.admin_is_with_tenants().then(|| self.administration.clone()),
         };
-        let admin_address = self.admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        let administration = self.administration.clone();
         let admin = async {
-            match self.admin {
+            match admin {
                 None => pending().await,
                 // To the very end, so that operators see the draining.
                 Some(listener) => {
-                    let door = Door::operators(server, limits, self.certificates.clone(), &connections);
+                    let door = Door::operators(server, limits, certificates.clone(), &self.metrics.connections);
                     serve_admin(listener, door, server, limits, self.administration, over.clone()).await
                 }
             }
         };
-        let door = Door::tenants(server, limits, self.certificates.clone(), &connections);
-        let grpc = serve_grpc(self.grpc, door, server, limits, services, stop.clone());
+        let door = Door::tenants(server, limits, certificates.clone(), &self.metrics.connections);
+        let grpc = async {
+            let ended_by = serve_grpc(grpc, door, server, limits, services, stop.clone()).await;
+            // What an operator began is not cut off either.
+            administration.ended().await;
+            ended_by
+        };
         let drain = self.settings.server.drain;
         // The last twentieths are for what comes after the requests.
         let last = drain / 20;
@@ -322,14 +262,6 @@ impl App {
             stop.cancelled().await;
             tokio::time::sleep(requests).await;
         };
-        readiness.start();
-        tracing::info!(
-            address,
-            ops = ops_address,
-            admin = admin_address.map(|address| address.to_string()),
-            version = env!("CARGO_PKG_VERSION"),
-            "serving"
-        );
         let ended_by = tokio::select! {
             ended_by = admin => ended_by.map_err(|error| StartError::Machine(error.to_string())),
             ended_by = grpc => ended_by.map_err(|error| StartError::Machine(error.to_string())),
@@ -358,6 +290,16 @@ impl App {
     }
 }
 
+async fn open_lifecycle(made: Made, settings: &Settings) -> Result<Arc<Lifecycle>, StartError> {
+    let state = settings.server.state();
+    let opened = Lifecycle::open(made, &settings.strategies, state).await;
+    opened.map_err(|error| StartError::Folder {
+        key: "server.state",
+        folder: state.unwrap_or(Path::new("")).to_owned(),
+        error,
+    })
+}
+
 /// What strategies learn of the operator's stores; without opening any.
 #[must_use]
 pub fn strategy_catalog(settings: &Settings) -> Vec<strategy::Backend> {
@@ -384,7 +326,7 @@ pub async fn check(settings: &Settings) -> Result<Registry, StartError> {
         KeySets::open(&settings.identity).await?;
     }
     page_tokens(settings, &Clock::system())?;
-    certificates(settings)?;
+    open_certificates(settings)?;
     load_strategies(settings).await
 }
 
@@ -410,31 +352,6 @@ fn engine(state: Option<&Path>) -> Result<Engine, StartError> {
     engine.map_err(|error| StartError::Machine(format!("no engine for strategies: {error:#}")))
 }
 
-fn certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, TlsError> {
-    settings.server.tls.as_ref().map(Certificates::open).transpose()
-}
-
-/// For operators.
-fn until(certificates: &Certificates) -> String {
-    format!(
-        "good until {}",
-        humantime::format_rfc3339_seconds(certificates.expires())
-    )
-}
-
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| StartError::Bind { key, address, error })
-}
-
-async fn bind_if(key: &'static str, listen: Listen) -> Result<Option<TcpListener>, StartError> {
-    match listen {
-        Listen::Nowhere => Ok(None),
-        Listen::At(address) => Ok(Some(bind(key, address).await?)),
-    }
-}
-
 /// Whose tokens `AdminService` believes.
 fn admins(identity: &IdentitySettings) -> IdentitySettings {
     let mut admins = identity.clone();
@@ -442,118 +359,6 @@ fn admins(identity: &IdentitySettings) -> IdentitySettings {
         admins.audiences.clone_from(&identity.admin_audiences);
     }
     admins
-}
-
-async fn open_catalog(settings: &Settings, parts: &Parts, clock: &Clock) -> Result<Catalog, StartError> {
-    let mut backends: BTreeMap<Arc<str>, Arc<dyn Backend>> = BTreeMap::new();
-    for (id, backend) in &settings.backends {
-        let store = open(id, backend, settings.limits.tenants, clock).await?;
-        let part = parts.part(&format!("backend:{id}"), true, "");
-        backends.insert(id.as_str().into(), Arc::new(Observed::new(store, part)));
-    }
-    Ok(Catalog::new(backends))
-}
-
-async fn open(
-    id: &str,
-    backend: &BackendSettings,
-    tenants: u32,
-    clock: &Clock,
-) -> Result<Arc<dyn Backend>, StartError> {
-    let no_region = |error| StartError::Region {
-        id: id.to_owned(),
-        error,
-    };
-    match (backend.kind, &backend.path, &backend.table) {
-        (BackendKind::Embedded, Some(path), _) => {
-            let store = Embedded::open(path, backend.history(), clock.clone());
-            let store = store.map_err(|error| StartError::Store {
-                id: id.to_owned(),
-                path: path.clone(),
-                error,
-            })?;
-            Ok(Arc::new(store))
-        }
-        (BackendKind::DynamoDb, _, Some(table)) => {
-            let store = DynamoDb::open(at_aws(id, backend, tenants), table, backend.history_ttl, clock.clone());
-            Ok(Arc::new(store.await.map_err(no_region)?))
-        }
-        (BackendKind::Ssm, ..) => {
-            let parameters = ParameterSettings {
-                root: backend.root().to_owned(),
-                kms_key: backend.kms_key.clone(),
-                requests_per_second: backend.requests_per_second(),
-                list_names: backend.list_names(),
-            };
-            let store = ParameterStore::open(at_aws(id, backend, tenants), parameters);
-            Ok(Arc::new(store.await.map_err(no_region)?))
-        }
-        // Settings that lack what their kind needs do not resolve.
-        (kind, ..) => Err(StartError::Machine(format!(
-            "backends.{id}: a store of the kind {kind} lacks its place"
-        ))),
-    }
-}
-
-/// How a backend at AWS is reached, for so many tenants.
-#[must_use]
-pub fn at_aws(id: &str, backend: &BackendSettings, tenants: u32) -> AwsSettings {
-    AwsSettings {
-        id: id.into(),
-        region: backend.region.clone(),
-        endpoint_url: backend.endpoint_url.clone(),
-        sts_endpoint_url: backend.sts_endpoint_url.clone(),
-        tenant_role: backend.tenant_role.clone(),
-        timeout: backend.timeout(),
-        in_flight: backend.in_flight(),
-        tenants,
-    }
-}
-
-fn cache(settings: &Settings) -> Arc<Cache> {
-    let CacheSettings {
-        ttl,
-        stale,
-        negative,
-        max_ttl,
-        max_stale,
-        ..
-    } = settings.cache;
-    let otherwise = CachePolicy { ttl, stale, negative };
-    let most = CachePolicy {
-        ttl: max_ttl,
-        stale: max_stale,
-        negative: max_ttl,
-    };
-    let sharing = Sharing {
-        look_again: Some(settings.events.sweep),
-        tells: settings.events.publish(),
-    };
-    Cache::shared(settings.cache.max_bytes.0, otherwise, most, sharing)
-}
-
-/// What was last known good, in `cache`, if settings say where it is.
-fn snapshot(settings: &Settings, cache: &Cache, clock: &Clock) -> Result<Option<Snapshot>, StartError> {
-    let Some(folder) = settings.cache.snapshot() else {
-        return Ok(None);
-    };
-    let of_store = |(id, backend): (&String, &BackendSettings)| {
-        let BackendSettings { kind, path, table, .. } = backend;
-        let at = (&backend.region, &backend.endpoint_url, backend.root());
-        format!("{id} {kind} {path:?} {table:?} {at:?}\n")
-    };
-    let shape: String = settings.backends.iter().map(of_store).collect();
-    let private = PrivateFolder::open(folder).map_err(|error| StartError::Folder {
-        key: "cache.snapshot",
-        folder: folder.to_owned(),
-        error,
-    })?;
-    let snapshot = Snapshot::new(private, &shape, clock.clone());
-    match snapshot.restore(cache) {
-        Ok(places) => tracing::info!(places, "what was last known good is there, should a store be away"),
-        Err(error) => tracing::warn!(folder = %folder.display(), %error, "cache.snapshot is ignored"),
-    }
-    Ok(Some(snapshot))
 }
 
 fn page_tokens(settings: &Settings, clock: &Clock) -> Result<PageTokens, StartError> {
@@ -574,4 +379,27 @@ fn page_tokens(settings: &Settings, clock: &Clock) -> Result<PageTokens, StartEr
         )));
     }
     PageTokens::new(&secret, clock.clone()).map_err(broken)
+}
+
+fn open_certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, TlsError> {
+    settings.server.tls.as_ref().map(Certificates::open).transpose()
+}
+
+/// Tells operators how they do.
+fn say(certificates: &Certificates, part: &Part) {
+    if certificates.is_good(Clock::system().now()) {
+        part.is_ready(&until(certificates));
+    } else {
+        part.is_away(&format!(
+            "no client believes the certificate now: {}",
+            until(certificates)
+        ));
+    }
+}
+
+fn until(certificates: &Certificates) -> String {
+    format!(
+        "good until {}",
+        humantime::format_rfc3339_seconds(certificates.expires())
+    )
 }

@@ -8,6 +8,7 @@ mod aws;
 pub(crate) mod conformance;
 pub mod dynamodb;
 pub mod embedded;
+mod metrics;
 mod observed;
 pub mod ssm;
 
@@ -25,6 +26,7 @@ pub(crate) use aws::failure::describe as describe_failure;
 #[cfg(test)]
 pub(crate) use aws::stand_in;
 pub use aws::{AwsSettings, NoRegion};
+pub use metrics::BackendMetrics;
 pub use observed::Observed;
 
 use crate::identity::VerifiedTenant;
@@ -269,6 +271,21 @@ pub enum BackendError {
     /// The name is in another tenant's space, or in everybody's for who may not share. Something above is broken.
     #[error("a name that is not the token's reached the storage layer")]
     Foreign,
+}
+
+impl BackendError {
+    /// In a word, as metrics name it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Away(_) => "away",
+            Self::Full => "full",
+            Self::Busy { .. } => "busy",
+            Self::TooManyNames(_) => "too_many_names",
+            Self::Damaged(_) => "damaged",
+            Self::Foreign => "foreign",
+        }
+    }
 }
 
 /// Why a write or a delete was not done.

@@ -46,7 +46,7 @@ pub fn config_service(
 ) -> impl ConfigService {
     let stop = CancellationToken::new();
     let (server, limits) = (&settings.server, &settings.limits);
-    let quotas = Quotas::new(&settings.quota, settings.limits.in_flight);
+    let quotas = Quotas::new(&settings.quota);
     let watches = Watches::new(Arc::clone(&configs), identity, hub, quotas, server, limits, stop);
     crate::server::config_service(configs, watches)
 }

@@ -19,11 +19,13 @@ use crate::settings::QuotaSettings;
 /// Tenants of which it is known what they ask for. Those who ask for least are forgotten first, and begin anew.
 const TENANTS: usize = 100_000;
 
+/// Of all requests that are under way. A tenant that has none may send one whatever the others hold.
+const SENT_BYTES: u64 = 256 << 20;
+
 /// The quotas of one replica.
 pub struct Quotas {
     settings: ArcSwap<QuotaSettings>,
-    /// Requests of one tenant that may be under way.
-    at_once: u64,
+    sent: Arc<AtomicU64>,
     shares: Cache<TenantId, Arc<Share>, UnitWeighter, DefaultHashBuilder, WhileUsed>,
 }
 
@@ -33,12 +35,16 @@ pub struct Share {
     streams: AtomicU64,
     watched: AtomicU64,
     under_way: AtomicU64,
+    sent: AtomicU64,
+    sent_by_all: Arc<AtomicU64>,
     most: ArcSwap<QuotaSettings>,
-    at_once: u64,
 }
 
 /// One of its requests, until this is dropped.
-pub struct UnderWay(Arc<Share>);
+pub struct UnderWay {
+    share: Arc<Share>,
+    sent: AtomicU64,
+}
 
 /// One of its streams, until this is dropped.
 pub struct Stream(Arc<Share>);
@@ -61,8 +67,11 @@ pub enum Exceeded {
         retry: Duration,
     },
     /// Requests that are under way.
-    #[error("more than {0} requests at once, which is half of what this replica takes")]
+    #[error("it has {0} requests under way, as many as there are places left for others")]
     AtOnce(u64),
+    /// Bytes of requests that are under way.
+    #[error("its requests under way hold {0} bytes, as many as there is room left for others")]
+    Sent(u64),
     /// Streams.
     #[error("more than {0} streams")]
     Streams(u32),
@@ -72,15 +81,14 @@ pub enum Exceeded {
 }
 
 impl Quotas {
-    /// These, for each tenant, of a replica that takes so many requests at once. One tenant gets half of them, so that what it waits for
-    /// and what it does not take leaves room for others.
+    /// These, for each tenant.
     #[must_use]
-    pub fn new(settings: &QuotaSettings, in_flight: u32) -> Arc<Self> {
+    pub fn new(settings: &QuotaSettings) -> Arc<Self> {
         let lifecycle = WhileUsed;
         let hasher = DefaultHashBuilder::default();
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings.clone()),
-            at_once: u64::from(in_flight.div_ceil(2)),
+            sent: Arc::default(),
             shares: Cache::with(TENANTS, TENANTS as u64, UnitWeighter, hasher, lifecycle),
         })
     }
@@ -110,8 +118,9 @@ impl Quotas {
                 streams: AtomicU64::new(0),
                 watched: AtomicU64::new(0),
                 under_way: AtomicU64::new(0),
+                sent: AtomicU64::new(0),
+                sent_by_all: Arc::clone(&self.sent),
                 most: ArcSwap::new(settings),
-                at_once: self.at_once,
             }))
         };
         match self.shares.get_or_insert_with(tenant, new) {
@@ -126,11 +135,16 @@ fn limiter(settings: &QuotaSettings) -> DefaultDirectRateLimiter {
 }
 
 impl Share {
-    /// One more request.
-    pub fn request(self: &Arc<Self>) -> Result<UnderWay, Exceeded> {
-        let request = UnderWay(Arc::clone(self));
-        if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.at_once {
-            return Err(Exceeded::AtOnce(self.at_once));
+    /// One more request, while there are so many places left for all. A tenant gets no more of them than are left, so however many
+    /// tenants take all that they get, there is some left for another.
+    pub fn request(self: &Arc<Self>, left: u64) -> Result<UnderWay, Exceeded> {
+        let request = UnderWay {
+            share: Arc::clone(self),
+            sent: AtomicU64::new(0),
+        };
+        let before = self.under_way.fetch_add(1, Ordering::Relaxed);
+        if before >= left.max(1) {
+            return Err(Exceeded::AtOnce(before));
         }
         match self.requests.load().check() {
             Ok(()) => Ok(request),
@@ -162,9 +176,25 @@ impl Share {
     }
 }
 
+impl UnderWay {
+    /// So many bytes of it came. They are kept until it has been answered, so they are bounded as requests are.
+    pub fn sends(&self, bytes: u64) -> Result<(), Exceeded> {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.share.sent.fetch_add(bytes, Ordering::Relaxed);
+        let all = self.share.sent_by_all.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if before > 0 && before + bytes > SENT_BYTES.saturating_sub(all) {
+            return Err(Exceeded::Sent(before));
+        }
+        Ok(())
+    }
+}
+
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        let sent = self.sent.load(Ordering::Relaxed);
+        self.share.sent_by_all.fetch_sub(sent, Ordering::Relaxed);
+        self.share.sent.fetch_sub(sent, Ordering::Relaxed);
+        self.share.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -221,42 +251,74 @@ mod tests {
             streams,
             watched_keys,
         };
-        Quotas::new(&settings, 8)
+        Quotas::new(&settings)
     }
 
     #[tokio::test]
     async fn each_tenant_has_its_own_requests_and_is_told_when_to_come_back() {
         let quotas = quotas(10, 1, 1);
         let [acme, globex] = ["acme", "globex"].map(|tenant| quotas.of(&tenant.parse().unwrap()));
-        let refused = (0..100).filter(|_| acme.request().is_err()).count();
+        let refused = (0..100).filter(|_| acme.request(1000).is_err()).count();
         assert!((85..=90).contains(&refused), "a second's worth at once: {refused}");
-        let Err(Exceeded::Requests { most: 10, retry }) = acme.request() else {
+        let Err(Exceeded::Requests { most: 10, retry }) = acme.request(1000) else {
             panic!("it has none left");
         };
         assert!(
             retry > Duration::ZERO && retry <= Duration::from_millis(100),
             "{retry:?}"
         );
-        assert!(globex.request().is_ok());
+        assert!(globex.request(1000).is_ok());
         // It is true.
         tokio::time::sleep(retry).await;
-        assert!(acme.request().is_ok());
+        assert!(acme.request(1000).is_ok());
         quotas.set(&QuotaSettings {
             requests_per_second: NonZero::new(1000).unwrap(),
             ..QuotaSettings::default()
         });
-        assert!((0..100).all(|_| acme.request().is_ok()), "others hold");
+        assert!((0..100).all(|_| acme.request(1000).is_ok()), "others hold");
     }
 
     #[test]
-    fn one_tenant_gets_half_of_what_is_taken_at_once() {
-        let quotas = quotas(1000, 1, 1);
+    fn each_tenant_leaves_room_for_another() {
+        let quotas = quotas(100_000, 1, 1);
+        let of = |tenant: &str| quotas.of(&tenant.parse().unwrap());
+        let mut under_way = Vec::new();
+        for (tenant, gets) in [("acme", 50), ("globex", 25), ("initech", 12)] {
+            let share = of(tenant);
+            let mut got = 0;
+            while let Ok(request) = share.request(99 - under_way.len() as u64) {
+                under_way.push(request);
+                got += 1;
+            }
+            assert_eq!(got, gets, "{tenant}");
+        }
+        assert!(of("hooli").request(0).is_ok(), "who has none gets what there is");
+        under_way.clear();
+        assert!(of("acme").request(1).is_ok());
+    }
+
+    #[test]
+    fn what_is_sent_leaves_room_for_what_others_send() {
+        let quotas = quotas(100_000, 1, 1);
         let [acme, globex] = ["acme", "globex"].map(|tenant| quotas.of(&tenant.parse().unwrap()));
-        let under_way: Vec<UnderWay> = (0..4).map(|_| acme.request().unwrap()).collect();
-        assert_eq!(acme.request().err(), Some(Exceeded::AtOnce(4)));
-        assert!(globex.request().is_ok());
-        drop(under_way);
-        assert!(acme.request().is_ok());
+        let large = 4 << 20;
+        let mut held = Vec::new();
+        loop {
+            let request = acme.request(100).unwrap();
+            let sent = request.sends(large);
+            held.push(request);
+            if sent.is_err() {
+                break;
+            }
+        }
+        assert_eq!(held.len(), 33, "half of it, and the one that was refused");
+        let other = globex.request(100).unwrap();
+        assert_eq!(other.sends(large), Ok(()));
+        drop(held);
+        let again = acme.request(100).unwrap();
+        assert_eq!(again.sends(large), Ok(()));
+        drop((again, other));
+        assert_eq!(quotas.sent.load(Ordering::Relaxed), 0);
     }
 
     #[test]

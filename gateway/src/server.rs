@@ -7,6 +7,7 @@ mod config_service;
 mod connection;
 mod deadline;
 mod in_flight;
+mod measured;
 mod ops;
 mod shape;
 mod status;
@@ -43,6 +44,7 @@ use authenticate::{Authenticate, AuthenticateAdmin};
 use config_service::ConfigServiceImpl;
 use deadline::Deadline;
 use in_flight::InFlight;
+use measured::Measured;
 use shape::Shape;
 use within_quota::WithinQuota;
 
@@ -50,6 +52,7 @@ pub(crate) use watch::Watches;
 
 pub use admin_service::Admin;
 pub use connection::{ConnectionMetrics, Door};
+pub use measured::RequestMetrics;
 pub use ops::{Readiness, serve_ops};
 
 /// The service alone, without what stands around it.
@@ -66,6 +69,9 @@ const ADMINS: u32 = 16;
 const ACTIVATION: Duration = Duration::from_mins(2);
 /// Of one of their messages: the largest component that settings allow, and room for the rest.
 const COMPONENT_BYTES: usize = 33 << 20;
+/// Requests at once of who needs no token, such as health checks, and bytes of each message.
+const ANYBODY: u32 = 1024;
+const ANYBODY_BYTES: usize = 4 << 10;
 /// Of one connection, at once.
 const STREAMS: u32 = 200;
 /// Of one request's metadata. More than the longest token, so that one is told that it is too long.
@@ -81,6 +87,8 @@ pub struct Services {
     pub hub: Arc<Hub>,
     /// What each of them may ask for.
     pub quotas: Arc<Quotas>,
+    /// What is counted.
+    pub metrics: RequestMetrics,
     /// What operators ask for, where they ask at the same address.
     pub admin: Option<Administration>,
 }
@@ -92,6 +100,9 @@ pub struct Administration {
     pub admin: Arc<Admin>,
     /// Whose tokens.
     pub identity: Arc<Identity>,
+    /// What is counted.
+    pub metrics: RequestMetrics,
+    in_flight: InFlight,
 }
 
 /// Serves `AdminService` alone on `listener` until `stop`; then finishes what is under way.
@@ -105,25 +116,34 @@ pub async fn serve_admin(
 ) -> Result<(), tonic::transport::Error> {
     transport(server)
         .add_service(administration.service(limits))
-        .add_optional_service(reflection(server))
+        .add_optional_service(reflection(server, limits))
         .serve_with_incoming_shutdown(door.accept(listener), stop.cancelled_owned())
         .await
 }
 
 impl Administration {
+    /// That, for these.
+    #[must_use]
+    pub fn new(admin: Arc<Admin>, identity: Arc<Identity>, metrics: RequestMetrics) -> Self {
+        Self {
+            admin,
+            identity,
+            metrics,
+            in_flight: InFlight::new(ADMINS),
+        }
+    }
+
+    /// Waits until nothing that operators asked for is under way.
+    pub async fn ended(&self) {
+        self.in_flight.ended().await;
+    }
+
     /// The service in its layers. Its calls are few, and apart from the tenants', so that these cannot keep it from being
     /// answered.
-    fn service(
-        self,
-        limits: &LimitSettings,
-    ) -> impl Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>
-    + NamedService
-    + Clone
-    + Send
-    + Sync
-    + 'static {
+    fn service(self, limits: &LimitSettings) -> impl Mounted {
         ServiceBuilder::new()
-            .layer(AroundLayer(InFlight::new(ADMINS)))
+            .layer(AroundLayer(Measured(self.metrics)))
+            .layer(AroundLayer(self.in_flight))
             // A version that is to be taken up may take its time.
             .layer(AroundLayer(Deadline {
                 at_most: limits.request_timeout.max(ACTIVATION),
@@ -150,20 +170,43 @@ fn transport(server: &ServerSettings) -> tonic::transport::Server {
 }
 
 /// What services there are, for clients that ask.
-fn reflection(
-    server: &ServerSettings,
-) -> Option<
-    impl Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>
+fn reflection(server: &ServerSettings, limits: &LimitSettings) -> Option<impl Mounted> {
+    let described = tonic_reflection::server::Builder::configure();
+    let described = described.register_encoded_file_descriptor_set(tagway_proto::DESCRIPTORS);
+    // What the build wrote can be read.
+    let service = server.reflection.then(|| described.build_v1().ok()).flatten()?;
+    Some(for_anybody(limits, service.max_decoding_message_size(ANYBODY_BYTES)))
+}
+
+/// A service for who has no token, bounded so that nobody needs to know who they are.
+fn for_anybody(limits: &LimitSettings, service: impl Mounted) -> impl Mounted {
+    ServiceBuilder::new()
+        .layer(AroundLayer(InFlight::new(ANYBODY)))
+        .layer(AroundLayer(Deadline {
+            at_most: limits.request_timeout,
+        }))
+        .named_layer(service)
+}
+
+/// A service as tonic takes it.
+trait Mounted:
+    Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>
     + NamedService
     + Clone
     + Send
     + Sync
-    + 'static,
-> {
-    let described = tonic_reflection::server::Builder::configure();
-    let described = described.register_encoded_file_descriptor_set(tagway_proto::DESCRIPTORS);
-    // What the build wrote can be read.
-    server.reflection.then(|| described.build_v1().ok()).flatten()
+    + 'static
+{
+}
+
+impl<S> Mounted for S where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
 }
 
 /// Serves gRPC on `listener` until `stop`; then finishes what is under way.
@@ -180,6 +223,7 @@ pub async fn serve_grpc(
         configs,
         hub,
         quotas,
+        metrics,
         admin,
     } = services;
     let (mut health, health_service) = tonic_health::server::health_reporter();
@@ -197,7 +241,9 @@ pub async fn serve_grpc(
         .max_decoding_message_size(usize::try_from(limits.request_bytes.0).unwrap_or(usize::MAX));
     // From the socket inwards. Each layer stands where it is for a reason.
     let service = ServiceBuilder::new()
-        // First of all, so that a request too many costs next to nothing.
+        // Around all, so that whatever becomes of a request is counted.
+        .layer(AroundLayer(Measured(metrics)))
+        // Before anything is done, so that a request too many costs next to nothing.
         .layer(AroundLayer(in_flight.clone()))
         // Around everything that can wait, the issuer's keys included.
         .layer(AroundLayer(Deadline {
@@ -206,7 +252,10 @@ pub async fn serve_grpc(
         // The first wall. Behind it there is a verified tenant, before it nothing that knows of any.
         .layer(AroundLayer(Authenticate(identity)))
         // As soon as it is known whose request it is.
-        .layer(AroundLayer(WithinQuota(Arc::clone(&quotas))))
+        .layer(AroundLayer(WithinQuota {
+            quotas,
+            in_flight: in_flight.clone(),
+        }))
         // Around nothing but tonic's own service, whose errors it mends.
         .layer(AroundLayer(Shape))
         .named_layer(service);
@@ -229,8 +278,11 @@ pub async fn serve_grpc(
         .add_service(service)
         .add_optional_service(admin.map(|administration| administration.service(limits)))
         // Without a token: who probes has none.
-        .add_service(health_service)
-        .add_optional_service(reflection(server))
+        .add_service(for_anybody(
+            limits,
+            health_service.max_decoding_message_size(ANYBODY_BYTES),
+        ))
+        .add_optional_service(reflection(server, limits))
         .serve_with_incoming_shutdown(door.accept(listener), draining);
     tokio::select! {
         ended = transport => ended,

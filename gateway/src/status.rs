@@ -2,8 +2,14 @@
 //! of service, so this is not readiness.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::clock::Clock;
 
@@ -12,6 +18,18 @@ use crate::clock::Clock;
 pub struct Parts {
     states: Arc<Mutex<BTreeMap<Arc<str>, PartState>>>,
     clock: Clock,
+}
+
+impl Collector for Parts {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Whether a part does what it is there for; tagway status says why not, and since when";
+        let mut ready = encoder.encode_descriptor("part_ready", help, None, MetricType::Gauge)?;
+        for (name, part) in self.all() {
+            let value = if part.ready { 1.0 } else { 0.0 };
+            ConstGauge::new(value).encode(ready.encode_family(&[("part", &*name)])?)?;
+        }
+        Ok(())
+    }
 }
 
 /// How a part does.

@@ -11,6 +11,7 @@ mod engine;
 mod lifecycle;
 mod limits;
 mod memory;
+mod metrics;
 mod registry;
 mod source;
 mod trial;
@@ -27,6 +28,7 @@ pub use engine::Engine;
 pub use lifecycle::stages::{Backend, Rejected, Stage};
 pub use lifecycle::{Activated, Activation, Drift, From, Lifecycle, Made, Mode, Record, State, Undone};
 pub use limits::CallError;
+pub use metrics::StrategyMetrics;
 pub use registry::{NotServed, Registry, Snapshot};
 
 /// Most dimensions of a request.

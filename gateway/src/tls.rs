@@ -1,6 +1,7 @@
 //! The certificate that the gateway shows, and the one that it asks of clients: read at the start and again whenever its files
 //! change. What cannot be used changes nothing.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,16 +9,26 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use humantime::format_rfc3339_seconds;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use x509_parser::parse_x509_certificate;
+use x509_parser::time::ASN1Time;
 
 use crate::settings::TlsSettings;
 
 /// HTTP/2 alone: gRPC knows nothing else (RFC 7301, and RFC 9113, 3.2).
 const ALPN: &[u8] = b"h2";
+
+/// No time after this is told from it: ten thousand years, more or less.
+const MAX: Duration = Duration::from_secs(250_000_000_000);
 
 /// Why no TLS can be spoken so.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +63,19 @@ pub struct Certificates {
     serving: ArcSwap<Serving>,
 }
 
+/// Of the certificate.
+pub struct CertificateMetrics(pub Arc<Certificates>);
+
+impl fmt::Debug for CertificateMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CertificateMetrics")
+    }
+}
+
 struct Serving {
     config: Arc<ServerConfig>,
+    begins: SystemTime,
+    /// The first of the chain to end.
     expires: SystemTime,
     /// What it was made of.
     files: Files,
@@ -75,14 +97,34 @@ impl Certificates {
         }))
     }
 
-    /// Reads it again. Connections that are there stay as they are. Returns whether something is new.
-    pub fn read_again(&self, settings: &TlsSettings) -> Result<bool, TlsError> {
+    /// Reads it again. Connections that are there stay as they are, and one that is good now is not given up for one that is not.
+    /// Returns whether something is new.
+    pub fn read_again(&self, settings: &TlsSettings, now: SystemTime) -> Result<bool, TlsError> {
         let files = Files::read(settings)?;
-        if files == self.serving.load().files {
+        let before = self.serving.load();
+        if files == before.files {
             return Ok(false);
         }
-        self.serving.store(Arc::new(serving(settings, files)?));
+        let next = serving(settings, files)?;
+        if before.is_good(now) && !next.is_good(now) {
+            let (begins, expires) = (
+                format_rfc3339_seconds(next.begins),
+                format_rfc3339_seconds(next.expires),
+            );
+            return Err(TlsError::Malformed {
+                key: "cert",
+                path: settings.cert.clone(),
+                problem: format!("good from {begins} until {expires}, and so not now"),
+            });
+        }
+        self.serving.store(Arc::new(next));
         Ok(true)
+    }
+
+    /// Whether clients believe it now, as far as time goes.
+    #[must_use]
+    pub fn is_good(&self, now: SystemTime) -> bool {
+        self.serving.load().is_good(now)
     }
 
     /// For the next connection.
@@ -95,6 +137,23 @@ impl Certificates {
     #[must_use]
     pub fn expires(&self) -> SystemTime {
         self.serving.load().expires
+    }
+}
+
+/// Tells until when the certificate is good.
+impl Collector for CertificateMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "When the certificate that is shown ends, in Unix time";
+        let unit = Some(&Unit::Seconds);
+        let expires = encoder.encode_descriptor("tls_certificate_expiry_timestamp", help, unit, MetricType::Gauge)?;
+        let since = self.0.expires().duration_since(UNIX_EPOCH).unwrap_or_default();
+        ConstGauge::new(since.as_secs_f64()).encode(expires)
+    }
+}
+
+impl Serving {
+    fn is_good(&self, now: SystemTime) -> bool {
+        (self.begins..self.expires).contains(&now)
     }
 }
 
@@ -127,13 +186,19 @@ fn serving(settings: &TlsSettings, files: Files) -> Result<Serving, TlsError> {
         let wants = "one private key in PEM, as in -----BEGIN PRIVATE KEY-----";
         malformed("key", &settings.key, format!("{}; {wants}", of_pem(&error)))
     })?;
-    let leaf = chain.first().and_then(|leaf| parse_x509_certificate(leaf).ok());
-    let Some((_, leaf)) = leaf else {
-        let problem = "its first certificate cannot be read".to_owned();
-        return Err(malformed("cert", &settings.cert, problem));
-    };
-    let seconds = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
-    let expires = UNIX_EPOCH + Duration::from_secs(seconds);
+    let (mut begins, mut expires) = (UNIX_EPOCH, SystemTime::UNIX_EPOCH + MAX);
+    for certificate in &chain {
+        let Ok((_, read)) = parse_x509_certificate(certificate) else {
+            let problem = "one of its certificates cannot be read".to_owned();
+            return Err(malformed("cert", &settings.cert, problem));
+        };
+        let at = |time: ASN1Time| {
+            let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
+            UNIX_EPOCH + Duration::from_secs(seconds).min(MAX)
+        };
+        begins = begins.max(at(read.validity().not_before));
+        expires = expires.min(at(read.validity().not_after));
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let config = match (&settings.client_ca, &files.client_ca) {
@@ -156,6 +221,7 @@ fn serving(settings: &TlsSettings, files: Files) -> Result<Serving, TlsError> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Serving {
         config: Arc::new(config),
+        begins,
         expires,
         files,
     })

@@ -12,6 +12,9 @@ use tagway_tests::issuer::claims;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::process::http;
 
@@ -89,24 +92,37 @@ async fn who_says_nothing_is_let_go_and_keeps_nobody_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_connection_too_many_is_closed_at_once_and_the_next_has_its_place() {
-    let gateway = Gateway::start_with("[limits]\nconnections = 2\nhandshake = \"1h\"");
+async fn one_connection_too_many_has_the_place_of_a_stranger_or_none() {
+    let gateway = Gateway::start_with("[limits]\nconnections = 3\nhandshake = \"1h\"");
     let client = gateway.client("acme").await;
     client.put(KEY, "1").await.unwrap();
-    let second = TcpStream::connect(&gateway.address).unwrap();
-    let third = TcpStream::connect(&gateway.address).unwrap();
+    let silent = TcpStream::connect(&gateway.address).unwrap();
+    // It says something, but not whose it is.
+    let mut stranger = TcpStream::connect(&gateway.address).unwrap();
+    stranger
+        .write_all(&[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat())
+        .unwrap();
+    let mut clients = Vec::new();
+    for stranger in [silent, stranger] {
+        let next = gateway.client("acme").await;
+        next.get(KEY).await.unwrap();
+        clients.push(next);
+        tokio::task::spawn_blocking(|| said_until_closed(stranger))
+            .await
+            .unwrap();
+    }
+    let cut = "tagway_connections_cut_total{listener=\"grpc\",reason=\"for another\"}";
+    assert_eq!(metric(&gateway, cut), 2);
+
+    // Nobody who is known makes room.
+    let fourth = TcpStream::connect(&gateway.address).unwrap();
     assert_eq!(
-        tokio::task::spawn_blocking(|| said_until_closed(third)).await.unwrap(),
+        tokio::task::spawn_blocking(|| said_until_closed(fourth)).await.unwrap(),
         0
     );
-    assert_eq!(
-        metric(
-            &gateway,
-            "tagway_connections_refused_total{listener=\"grpc\",reason=\"full\"}"
-        ),
-        1
-    );
-    drop(second);
+    let refused = "tagway_connections_refused_total{listener=\"grpc\",reason=\"full\"}";
+    assert_eq!(metric(&gateway, refused), 1);
+    clients.pop();
     let again = async {
         loop {
             if let Ok(client) = gateway.door().try_client("acme").await
@@ -122,11 +138,67 @@ async fn one_connection_too_many_is_closed_at_once_and_the_next_has_its_place() 
     assert!(http(&gateway.ops, "/livez").starts_with("HTTP/1.1 200"));
 }
 
-/// A client that asks, and has no room for what it is answered. What it returns ends when its connection does.
-async fn never_reads(gateway: &Gateway) -> JoinHandle<()> {
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_answered_however_many_hold_their_connections() {
+    let gateway = Gateway::start_with("[limits]\nhandshake = \"1h\"");
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(&gateway.ops).unwrap();
+        // Half of a request.
+        _ = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: someone\r\n");
+        held.push(stream);
+    }
+    for _ in 0..10 {
+        assert!(http(&gateway.ops, "/livez").starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_nothing_of_the_wire_is_cut_too() {
+    let gateway = Gateway::start_serving(
+        "max_connection_age = \"2s\"\nmax_connection_grace = \"1s\"",
+        "[limits]\nrequest_timeout = \"1s\"",
+    );
+    let stream = TcpStream::connect(&gateway.address).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    writer.set_write_timeout(Some(PATIENCE)).unwrap();
+    // Each ping has an answer, and none is read: by and by the gateway cannot write, nor read more.
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    let pings = ping.repeat(1000);
+    let flood = tokio::task::spawn_blocking(move || {
+        writer
+            .write_all(&[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat())
+            .unwrap();
+        // Until it is cut.
+        while writer.write_all(&pings).is_ok() {}
+    });
+    timeout(PATIENCE, flood).await.unwrap().unwrap();
+    drop(stream);
+    let open = "tagway_connections{listener=\"grpc\"}";
+    let gone = async {
+        while metric(&gateway, open) > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_needs_no_token_sends_little() {
+    let gateway = Gateway::start();
+    let channel = Endpoint::from_shared(format!("http://{}", gateway.address)).unwrap();
+    let mut health = HealthClient::new(channel.connect().await.unwrap());
+    let ask = |service: String| HealthCheckRequest { service };
+    health.check(ask(String::new())).await.unwrap();
+    let refused = health.check(ask("x".repeat(5000))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
+}
+
+/// A client that asks, and has room for so many bytes of what it is answered. What it returns ends when its connection does.
+async fn never_reads(gateway: &Gateway, window: u32) -> JoinHandle<()> {
     let socket = tokio::net::TcpStream::connect(&gateway.address).await.unwrap();
     let (mut requests, connection) = h2::client::Builder::new()
-        .initial_window_size(0)
+        .initial_window_size(window)
         .handshake::<_, Bytes>(socket)
         .await
         .unwrap();
@@ -172,24 +244,27 @@ async fn who_does_not_take_its_answers_is_cut_and_gives_back_its_place() {
         while client.put("tenant_config_large", &large).await.is_err() {}
     };
     timeout(PATIENCE, put).await.unwrap();
-    let stuck = never_reads(&gateway).await;
-    let other = gateway.client("globex").await;
-    // Half of what is taken at once is one tenant's, so it has no more, and others have.
-    let refused = async {
-        while !matches!(client.get("tenant_config_large").await, Err(status) if status.code() == Code::ResourceExhausted)
-        {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, refused).await.unwrap();
-    assert_eq!(why(other.get(KEY).await).0, Code::NotFound);
-    let served = async {
-        while client.get("tenant_config_large").await.is_err() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, served).await.unwrap();
-    timeout(PATIENCE, stuck).await.expect("it was cut").unwrap();
-    let cut = "tagway_connections_cut_total{listener=\"grpc\",reason=\"answers not taken\"}";
-    assert_eq!(metric(&gateway, cut), 1);
+    // None at all; and one byte, after which HTTP/2 has taken over the rest.
+    for (cut, window) in [(1, 0), (2, 1)] {
+        let stuck = never_reads(&gateway, window).await;
+        let other = gateway.client("globex").await;
+        // There are two places, so it has no more; and others have.
+        let refused = async {
+            while !matches!(client.get("tenant_config_large").await, Err(status) if status.code() == Code::ResourceExhausted)
+            {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, refused).await.unwrap();
+        assert_eq!(why(other.get(KEY).await).0, Code::NotFound);
+        let served = async {
+            while client.get("tenant_config_large").await.is_err() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, served).await.unwrap();
+        timeout(PATIENCE, stuck).await.expect("it was cut").unwrap();
+        let name = "tagway_connections_cut_total{listener=\"grpc\",reason=\"answers not taken\"}";
+        assert_eq!(metric(&gateway, name), cut);
+    }
 }

@@ -168,6 +168,15 @@ async fn python_and_the_command_line_speak_it_too() {
     );
     let (code, text) = tagway(&["get", KEY, "--tls-cert", "client.pem"]);
     assert!(code == Some(2) && text.contains("--tls-key"), "{text}");
+    let (code, text) = tagway(&[
+        "get",
+        KEY,
+        "--tls-ca",
+        "clients.pem",
+        "--endpoint",
+        "http://127.0.0.1:1",
+    ]);
+    assert!(code == Some(2) && text.contains("nothing is encrypted"), "{text}");
     let (code, text) = tagway(&["get", KEY, "--tls-ca", "nosuch.pem"]);
     assert!(code == Some(2) && text.contains("nosuch.pem"), "{text}");
 }
@@ -215,6 +224,24 @@ async fn certificates_are_taken_up_while_it_runs_and_bad_ones_are_not() {
         "1",
         "connections that were there stay"
     );
+
+    // A pair that fits, and is good no more, does not take the place of one that is.
+    let old = next.sign_until(2020);
+    old.write(served.folder(), "server");
+    assert!(
+        served
+            .gateway
+            .logs("good from 1975-01-01T00:00:00Z until 2020-01-01T00:00:00Z, and so not now"),
+        "{}",
+        served.gateway.log()
+    );
+    assert!(served.client(next.trusted()).await.is_ok());
+    let metrics = super::process::http(&served.gateway.ops, "/metrics");
+    assert!(
+        metrics.contains("tagway_tls_certificate_expiry_timestamp_seconds 32503680000"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("tagway_part_ready{part=\"tls\"} 0"), "{metrics}");
     // Of what a key file holds nothing is said.
     assert!(!served.gateway.log().contains("PRIVATE KEY-----\nM"));
 }

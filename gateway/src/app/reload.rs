@@ -8,7 +8,8 @@ use notify::RecommendedWatcher;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::until;
+use super::{say, until};
+use crate::clock::Clock;
 use crate::quota::Quotas;
 use crate::settings::{ServerSettings, Settings, TlsSettings};
 use crate::status::Part;
@@ -111,12 +112,13 @@ impl Reload {
 }
 
 fn take_up(certificates: &Certificates, tls: &TlsSettings, part: &Part) {
-    match certificates.read_again(tls) {
+    let now = Clock::system().now();
+    match certificates.read_again(tls, now) {
         Ok(is_new) => {
             if is_new {
                 tracing::info!(until = until(certificates), "certificates were read again");
             }
-            part.is_ready(&until(certificates));
+            say(certificates, part);
         }
         Err(error) => part.is_away(&format!("what was read before stays, {}: {error}", until(certificates))),
     }

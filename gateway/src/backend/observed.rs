@@ -1,10 +1,12 @@
-//! A store, and whether it answers: operators are told when it is away and when it is back.
+//! A store, and how it does: operators are told when it is away and when it is back, and what it is asked is counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
+use super::metrics::BackendMetrics;
 use super::{
     Backend, BackendError, Capabilities, Compared, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest,
     ReadMany, WriteError,
@@ -18,8 +20,10 @@ const IN_A_ROW: u32 = 5;
 
 /// Does what the store does, and says how that went.
 pub struct Observed {
+    id: Arc<str>,
     store: Arc<dyn Backend>,
     part: Part,
+    metrics: BackendMetrics,
     /// Without an answer between them.
     failures: AtomicU32,
     /// It was told so.
@@ -27,28 +31,47 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// What `store` does is said of `part`.
+    /// What `store` does is said of `part`, and counted under `id`.
     #[must_use]
-    pub fn new(store: Arc<dyn Backend>, part: Part) -> Self {
+    pub fn new(id: Arc<str>, store: Arc<dyn Backend>, part: Part, metrics: BackendMetrics) -> Self {
         Self {
+            id,
             store,
             part,
+            metrics,
             failures: AtomicU32::new(0),
             is_away: AtomicBool::new(false),
         }
     }
 
-    fn noted<T>(&self, answer: Result<T, BackendError>) -> Result<T, BackendError> {
+    fn noted<T>(&self, call: Call, answer: Result<T, BackendError>) -> Result<T, BackendError> {
         self.note(answer.as_ref().err());
+        self.count(call, answer.as_ref().err());
         answer
     }
 
-    fn noted_write<T>(&self, answer: Result<T, WriteError>) -> Result<T, WriteError> {
-        match &answer {
-            Err(WriteError::Backend(error)) => self.note(Some(error)),
-            Ok(_) | Err(_) => self.note(None),
-        }
+    fn noted_write<T>(&self, call: Call, answer: Result<T, WriteError>) -> Result<T, WriteError> {
+        let error = match &answer {
+            Err(WriteError::Backend(error)) => Some(error),
+            Ok(_) | Err(_) => None,
+        };
+        self.note(error);
+        self.count(call, error);
         answer
+    }
+
+    /// One call for many names; the first failure is how it ended.
+    fn noted_many<T>(&self, call: Call, answers: Vec<Result<T, BackendError>>) -> Vec<Result<T, BackendError>> {
+        for answer in &answers {
+            self.note(answer.as_ref().err());
+        }
+        self.count(call, answers.iter().find_map(|answer| answer.as_ref().err()));
+        answers
+    }
+
+    fn count(&self, Call { operation, began }: Call, error: Option<&BackendError>) {
+        let outcome = error.map_or("answered", BackendError::kind);
+        self.metrics.ended(&self.id, operation, outcome, began.elapsed());
     }
 
     fn note(&self, error: Option<&BackendError>) {
@@ -76,6 +99,21 @@ impl Observed {
     }
 }
 
+/// One that is under way.
+struct Call {
+    operation: &'static str,
+    began: Instant,
+}
+
+impl Call {
+    fn begin(operation: &'static str) -> Self {
+        Self {
+            operation,
+            began: Instant::now(),
+        }
+    }
+}
+
 #[async_trait]
 impl Backend for Observed {
     fn capabilities(&self) -> &Capabilities {
@@ -83,7 +121,8 @@ impl Backend for Observed {
     }
 
     async fn read(&self, tenant: &VerifiedTenant, name: &PhysicalName) -> Result<Option<Entry>, BackendError> {
-        self.noted(self.store.read(tenant, name).await)
+        let call = Call::begin("read");
+        self.noted(call, self.store.read(tenant, name).await)
     }
 
     async fn read_many(
@@ -92,13 +131,13 @@ impl Backend for Observed {
         names: &[&PhysicalName],
         bytes: usize,
     ) -> Vec<Result<ReadMany, BackendError>> {
-        let answers = self.store.read_many(tenant, names, bytes).await;
-        answers.into_iter().map(|answer| self.noted(answer)).collect()
+        let call = Call::begin("read_many");
+        self.noted_many(call, self.store.read_many(tenant, names, bytes).await)
     }
 
     async fn compare(&self, tenant: &VerifiedTenant, names: &[&PhysicalName]) -> Vec<Result<Compared, BackendError>> {
-        let answers = self.store.compare(tenant, names).await;
-        answers.into_iter().map(|answer| self.noted(answer)).collect()
+        let call = Call::begin("compare");
+        self.noted_many(call, self.store.compare(tenant, names).await)
     }
 
     async fn read_version(
@@ -107,7 +146,8 @@ impl Backend for Observed {
         name: &PhysicalName,
         version: u64,
     ) -> Result<Option<Entry>, BackendError> {
-        self.noted(self.store.read_version(tenant, name, version).await)
+        let call = Call::begin("read_version");
+        self.noted(call, self.store.read_version(tenant, name, version).await)
     }
 
     async fn history(
@@ -118,11 +158,13 @@ impl Backend for Observed {
         entries: usize,
         bytes: usize,
     ) -> Result<HistoryPage, BackendError> {
-        self.noted(self.store.history(tenant, name, after, entries, bytes).await)
+        let call = Call::begin("history");
+        self.noted(call, self.store.history(tenant, name, after, entries, bytes).await)
     }
 
     async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError> {
-        self.noted(self.store.list(tenant, request).await)
+        let call = Call::begin("list");
+        self.noted(call, self.store.list(tenant, request).await)
     }
 
     async fn write(
@@ -132,7 +174,8 @@ impl Backend for Observed {
         entry: NewEntry,
         conditions: Conditions,
     ) -> Result<Entry, WriteError> {
-        self.noted_write(self.store.write(tenant, name, entry, conditions).await)
+        let call = Call::begin("write");
+        self.noted_write(call, self.store.write(tenant, name, entry, conditions).await)
     }
 
     async fn delete(
@@ -142,6 +185,7 @@ impl Backend for Observed {
         elsewhere: bool,
         conditions: Conditions,
     ) -> Result<bool, WriteError> {
-        self.noted_write(self.store.delete(tenant, name, elsewhere, conditions).await)
+        let call = Call::begin("delete");
+        self.noted_write(call, self.store.delete(tenant, name, elsewhere, conditions).await)
     }
 }

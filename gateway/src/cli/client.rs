@@ -106,7 +106,14 @@ impl Tls {
         let is_encrypted = uri.scheme_str() == Some("https");
         let endpoint = Endpoint::from(uri).connect_timeout(CONNECT);
         if !is_encrypted {
-            return Ok(endpoint);
+            return if self.signer.is_none() && self.shown.is_none() {
+                Ok(endpoint)
+            } else {
+                let fix = "--tls-ca and --tls-cert are for https://HOST:PORT";
+                Err(Failure::Usage(format!(
+                    "{name}: nothing is encrypted on the way there: {fix}"
+                )))
+            };
         }
         let config = match &self.signer {
             Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--tls-ca", file)?)),

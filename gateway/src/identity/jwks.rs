@@ -16,6 +16,7 @@ use super::IdentityError;
 use super::token::VerifyingKey;
 use crate::clock::jittered;
 use crate::settings::{Algorithm, IdentitySettings, Source};
+use crate::status::Part;
 
 /// A key set is a few kilobytes; more than this is something else.
 const SET_BYTES: usize = 1 << 20;
@@ -64,6 +65,12 @@ impl KeySet {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether there is none: it could not be had, and the last one is too old.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.away
     }
 
     /// Whether this very key is in it.
@@ -211,8 +218,8 @@ impl KeySets {
         _ = timeout(2 * FETCH_TIMEOUT, begun_since).await;
     }
 
-    /// Keeps the set fresh. Runs until it is dropped.
-    pub async fn run(&self) {
+    /// Keeps the set fresh, and says of `part` whether it can be had. Runs until it is dropped.
+    pub async fn run(&self, part: &Part) {
         let mut last_good = Instant::now();
         // What could not be had at the start is tried again soon.
         let first = if self.current().away {
@@ -232,6 +239,7 @@ impl KeySets {
             match looked {
                 Ok(()) => {
                     last_good = now;
+                    part.is_ready("");
                     due = now + jittered(self.refresh);
                 }
                 Err(error) => {
@@ -239,6 +247,7 @@ impl KeySets {
                         error = error_chain(&error),
                         "the issuer's keys cannot be had; the last ones serve on"
                     );
+                    part.is_away("they cannot be had; the last good ones serve for identity.jwks_grace");
                     due = now + jittered(self.refresh.min(RETRY));
                     if now >= last_good + self.grace && !self.current().away {
                         tracing::error!("the last keys were good {:?} ago: no token passes any more", self.grace);

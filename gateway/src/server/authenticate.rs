@@ -7,6 +7,7 @@ use http::{Request, Response};
 use tonic::body::Body;
 
 use super::around::{Around, Next};
+use super::connection::Peer;
 use super::status;
 use crate::identity::Identity;
 
@@ -18,6 +19,9 @@ impl Around for Authenticate {
     async fn around(&self, mut request: Request<Body>, next: impl Next) -> Response<Body> {
         match self.0.verify(request.headers()).await {
             Ok(tenant) => {
+                if let Some(peer) = request.extensions().get::<Peer>() {
+                    peer.is_known();
+                }
                 // Nothing behind this wall needs the secret.
                 request.headers_mut().remove(AUTHORIZATION);
                 request.extensions_mut().insert(tenant);
@@ -36,6 +40,9 @@ impl Around for AuthenticateAdmin {
     async fn around(&self, mut request: Request<Body>, next: impl Next) -> Response<Body> {
         match self.0.administrator(request.headers()).await {
             Ok(administrator) => {
+                if let Some(peer) = request.extensions().get::<Peer>() {
+                    peer.is_known();
+                }
                 request.headers_mut().remove(AUTHORIZATION);
                 request.extensions_mut().insert(administrator);
                 next.run(request).await

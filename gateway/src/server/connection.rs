@@ -1,17 +1,19 @@
 //! Connections: so many at once, each of which has to say something soon, takes what it asked for, and has an end. Nobody has to have a token
 //! to connect, so this is where peers are bounded of whom nothing is known.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::Future as _;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt as _};
+use futures_util::task::AtomicWaker;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -19,7 +21,7 @@ use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -60,7 +62,9 @@ impl ConnectionMetrics {
 #[derive(Clone)]
 pub struct Door {
     name: &'static str,
+    most: usize,
     places: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
     handshake: Duration,
     /// For an answer to be taken.
     taken: Duration,
@@ -115,9 +119,12 @@ impl Door {
     ) -> Self {
         // It is told to go before, and its streams are: this is for who does not go.
         let lifetime = server.max_connection_age + server.max_connection_grace + limits.request_timeout;
+        let most = most.min(Semaphore::MAX_PERMITS / 2);
         Self {
             name,
-            places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            most,
+            places: Arc::new(Semaphore::new(most)),
+            strangers: Arc::default(),
             handshake: limits.handshake,
             taken: limits.request_timeout * TAKEN,
             lifetime,
@@ -128,47 +135,49 @@ impl Door {
 
     /// Who comes to `listener` and is let in. A handshake keeps nobody waiting but its own peer.
     pub(super) fn accept(self, listener: TcpListener) -> BoxStream<'static, Result<Connection, Infallible>> {
-        let most = self.places.available_permits();
+        let most = self.most;
         let door = self.clone();
         let sockets = futures_util::stream::unfold(listener, async |listener| {
             let accepted = listener.accept().await;
             Some((accepted, listener))
         });
-        let let_in = sockets.filter_map(move |accepted| {
-            let door = door.clone();
-            async move { door.place(accepted).await }
+        let let_in = sockets.filter_map(async |accepted| match accepted {
+            Ok(accepted) => Some(accepted),
+            Err(error) => {
+                // Without descriptors `accept` fails at once, and would again: a moment's rest, so that it does not spin.
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                None
+            }
         });
-        let greeted = let_in.map(move |(socket, address, place)| {
+        let greeted = let_in.map(move |(socket, address)| {
+            let place = door.place();
             let door = self.clone();
             // Apart, so that many do theirs on all processors.
-            tokio::spawn(async move { door.greet(socket, address, place).await })
+            tokio::spawn(async move { door.greet(socket, address, place?.await?).await })
         });
-        // Each has a place already, so there are never more.
-        let greeted = greeted.buffer_unordered(most);
+        // Each has a place, or has had another give up its own.
+        let greeted = greeted.buffer_unordered(2 * most);
         greeted
             .filter_map(async |greeted| greeted.ok().flatten().map(Ok))
             .boxed()
     }
 
-    /// A place for a socket; without one it is closed at once, so that its peer goes to another replica.
-    async fn place(
-        &self,
-        accepted: io::Result<(TcpStream, SocketAddr)>,
-    ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let (socket, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Without descriptors `accept` fails at once, and would again: a moment's rest, so that it does not spin.
-                tracing::warn!(%error, "a connection could not be accepted");
-                sleep(ACCEPT_PAUSE).await;
-                return None;
-            }
-        };
+    /// A place for one more; where all are taken, that of the stranger who was there for longest. Without any it is closed at once, so that its
+    /// peer goes to another replica.
+    fn place(&self) -> Option<impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok();
-        if place.is_none() {
+        if place.is_none() && !self.strangers.evict_one() {
             self.refuse("full");
+            return None;
         }
-        Some((socket, address, place?))
+        let (places, handshake) = (Arc::clone(&self.places), self.handshake);
+        Some(async move {
+            match place {
+                Some(place) => Some(place),
+                None => timeout(handshake, places.acquire_owned()).await.ok()?.ok(),
+            }
+        })
     }
 
     async fn greet(self, socket: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) -> Option<Connection> {
@@ -193,14 +202,16 @@ impl Door {
                 }
             }
         };
+        let peer = Peer {
+            address,
+            dealings: Arc::default(),
+        };
+        self.strangers.add(&peer.dealings, self.most);
         let open = self.metrics.open.get_or_create_owned(&[("listener", self.name)]);
         open.inc();
         Some(Connection {
             socket,
-            peer: Peer {
-                address,
-                answers: Arc::default(),
-            },
+            peer,
             heard: 0,
             timer: Box::pin(sleep_until(by)),
             end: Instant::now() + self.lifetime,
@@ -227,36 +238,84 @@ impl Door {
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
-    answers: Arc<Answers>,
+    dealings: Arc<Dealings>,
 }
 
 impl Peer {
     /// One more answer is on its way there, until this is dropped.
     pub(super) fn answer(&self) -> Answer {
-        let half = self.answers.half.load(Ordering::Relaxed);
-        self.answers.halves[half].fetch_add(1, Ordering::Relaxed);
+        let half = self.dealings.half.load(Ordering::Relaxed);
+        self.dealings.answers[half].fetch_add(1, Ordering::Relaxed);
         Answer {
-            answers: Arc::clone(&self.answers),
+            dealings: Arc::clone(&self.dealings),
             half,
         }
     }
+
+    /// It has shown whose it is.
+    pub(super) fn is_known(&self) {
+        self.dealings.known.store(true, Ordering::Relaxed);
+    }
 }
 
-/// Answers that a peer has yet to take, in two halves: those that began since the last look, and those before.
+/// What there is between a peer and the gateway.
 #[derive(Debug, Default)]
-struct Answers {
-    halves: [AtomicUsize; 2],
+struct Dealings {
+    /// Answers that the peer has yet to take, in two halves: those that began since the last look, and those before.
+    answers: [AtomicUsize; 2],
     half: AtomicUsize,
+    known: AtomicBool,
+    /// It has to make room.
+    evicted: AtomicBool,
+    connection: AtomicWaker,
 }
 
-impl Answers {
+impl Dealings {
     /// Whether some were there at the last look already; and looks.
     fn are_not_taken(&self) -> bool {
         let before = 1 - self.half.load(Ordering::Relaxed);
-        if self.halves[before].load(Ordering::Relaxed) > 0 {
+        if self.answers[before].load(Ordering::Relaxed) > 0 {
             return true;
         }
         self.half.store(before, Ordering::Relaxed);
+        false
+    }
+
+    fn evict(&self) {
+        self.evicted.store(true, Ordering::Release);
+        self.connection.wake();
+    }
+}
+
+/// Those who have not shown yet whose they are, the longest there first.
+#[derive(Debug, Default)]
+struct Strangers(Mutex<VecDeque<Weak<Dealings>>>);
+
+impl Strangers {
+    fn add(&self, dealings: &Arc<Dealings>, at_most: usize) {
+        let mut strangers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.len() >= 2 * at_most {
+            strangers.retain(|stranger| {
+                stranger
+                    .upgrade()
+                    .is_some_and(|stranger| !stranger.known.load(Ordering::Relaxed))
+            });
+        }
+        strangers.push_back(Arc::downgrade(dealings));
+    }
+
+    /// Has the one that was there for longest go. False: there is none.
+    fn evict_one(&self) -> bool {
+        let mut strangers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(stranger) = strangers.pop_front() {
+            if let Some(stranger) = stranger
+                .upgrade()
+                .filter(|stranger| !stranger.known.load(Ordering::Relaxed))
+            {
+                stranger.evict();
+                return true;
+            }
+        }
         false
     }
 }
@@ -264,13 +323,13 @@ impl Answers {
 /// An answer on its way.
 #[derive(Debug)]
 pub(super) struct Answer {
-    answers: Arc<Answers>,
+    dealings: Arc<Dealings>,
     half: usize,
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.answers.halves[self.half].fetch_sub(1, Ordering::Relaxed);
+        self.dealings.answers[self.half].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -306,15 +365,21 @@ impl Connection {
         self.peer.address
     }
 
-    /// Fails when it has to end; otherwise it has been looked at and will be again.
+    /// Fails when it has to end; otherwise it has been looked at and will be again. Whatever the connection waits for, to read or to
+    /// write, it comes by here.
     fn look(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let dealings = &self.peer.dealings;
+        dealings.connection.register(context.waker());
+        if dealings.evicted.load(Ordering::Acquire) {
+            return Err(self.door.cut("for another", self.peer.address));
+        }
         while self.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
             let why = if self.heard < GREETING {
                 "silent"
             } else if now >= self.end {
                 "old"
-            } else if self.peer.answers.are_not_taken() {
+            } else if self.peer.dealings.are_not_taken() {
                 "answers not taken"
             } else {
                 self.timer.as_mut().reset(self.end.min(now + self.door.taken));
@@ -349,21 +414,27 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
+        let this = self.get_mut();
+        this.look(context)?;
+        match &mut this.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
             Socket::Tls(socket) => Pin::new(socket).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
+        let this = self.get_mut();
+        this.look(context)?;
+        match &mut this.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_flush(context),
             Socket::Tls(socket) => Pin::new(socket).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
+        let this = self.get_mut();
+        this.look(context)?;
+        match &mut this.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_shutdown(context),
             Socket::Tls(socket) => Pin::new(socket).poll_shutdown(context),
         }
@@ -374,7 +445,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
+        let this = self.get_mut();
+        this.look(context)?;
+        match &mut this.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_write_vectored(context, bytes),
             Socket::Tls(socket) => Pin::new(socket).poll_write_vectored(context, bytes),
         }
@@ -437,9 +510,9 @@ mod tests {
     fn an_answer_is_missed_at_the_second_look() {
         let peer = Peer {
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
-            answers: Arc::default(),
+            dealings: Arc::default(),
         };
-        let answers = Arc::clone(&peer.answers);
+        let answers = Arc::clone(&peer.dealings);
         assert!(!answers.are_not_taken());
         let slow = peer.answer();
         assert!(!answers.are_not_taken(), "it may have begun just now");

@@ -11,7 +11,8 @@ use tonic::body::Body;
 
 use super::around::{Around, Next};
 use super::connection::Peer;
-use super::{status, taken};
+use super::status;
+use super::taken::{self, Lasts};
 
 /// After a drain has nothing left to do: for clients to learn that their connection goes.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -29,6 +30,11 @@ impl InFlight {
             places: Arc::new(Semaphore::new(at_once as usize)),
             requests: TaskTracker::new(),
         }
+    }
+
+    /// How many more there may be.
+    pub(super) fn places(&self) -> usize {
+        self.places.available_permits()
     }
 
     /// Waits until nothing is under way and nothing new came for a moment. Until then everything is served.
@@ -49,11 +55,14 @@ impl Around for InFlight {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return status::overloaded().into_http();
         };
-        let request_is_under_way = self.requests.token();
-        if !taken::is_soon_taken(&request) {
-            return next.run(request).await;
+        let held = (place, self.requests.token());
+        let lasts = Lasts::of(&request);
+        let peer = request.extensions().get::<Peer>().cloned();
+        let answer = next.run(request).await;
+        match lasts {
+            Lasts::Shortly => taken::hold(answer, (held, peer.map(|peer| peer.answer()))),
+            Lasts::Long => taken::hold(answer, held),
+            Lasts::OnItsOwn => answer,
         }
-        let answer = request.extensions().get().map(Peer::answer);
-        taken::hold(next.run(request).await, (place, request_is_under_way, answer))
     }
 }

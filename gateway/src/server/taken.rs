@@ -1,7 +1,10 @@
-//! An answer is under way until its client has taken it, or is gone: what it holds, it holds so long.
+//! An answer is under way until its last byte has gone to its client, or the client has: what it holds, it holds so long.
+//!
+//! That its body was handed over is not enough: HTTP/2 keeps what a client has no window for, without a bound.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -9,34 +12,68 @@ use http_body::{Body as _, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-/// The one method whose answer may last for weeks; its streams are counted and bounded by themselves.
-const WATCH: &str = "/tagway.v1.ConfigService/WatchConfigs";
-
-/// Whether the answer to `request` is one message, and so is soon taken.
-pub(super) fn is_soon_taken(request: &Request<Body>) -> bool {
-    request.uri().path() != WATCH
+/// How long an answer lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// One message, which is soon taken.
+    Shortly,
+    /// As long as its client wants.
+    Long,
+    /// So too, and it is counted and bounded by itself.
+    OnItsOwn,
 }
 
-/// Keeps `held` until the body of `response` has been taken, or dropped.
-pub(super) fn hold<T: Send + Unpin + 'static>(response: Response<Body>, held: T) -> Response<Body> {
+impl Lasts {
+    pub(super) fn of(request: &Request<Body>) -> Self {
+        match request.uri().path() {
+            "/tagway.v1.ConfigService/WatchConfigs" => Self::OnItsOwn,
+            "/grpc.health.v1.Health/Watch" => Self::Long,
+            path if path.ends_with("/ServerReflectionInfo") => Self::Long,
+            _ => Self::Shortly,
+        }
+    }
+}
+
+/// Keeps `held` until what `response` holds has gone, or is dropped.
+pub(super) fn hold<T: Send + Sync + 'static>(response: Response<Body>, held: T) -> Response<Body> {
     // An error has no body.
     if response.body().is_end_stream() {
         return response;
     }
-    response.map(|body| Body::new(Held { body, _held: held }))
+    let held = Arc::new(held);
+    response.map(|body| Body::new(Held { body, held }))
 }
 
 struct Held<T> {
     body: Body,
-    _held: T,
+    held: Arc<T>,
 }
 
-impl<T: Unpin> http_body::Body for Held<T> {
+/// Bytes on their way.
+struct OnTheWay<T> {
+    bytes: Bytes,
+    _held: Arc<T>,
+}
+
+impl<T> AsRef<[u8]> for OnTheWay<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<T: Send + Sync + 'static> http_body::Body for Held<T> {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let on_the_way = |bytes| {
+            Bytes::from_owner(OnTheWay {
+                bytes,
+                _held: Arc::clone(&self.held),
+            })
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(on_the_way))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,27 +1,79 @@
-//! A tenant beyond its quota is told so before anything is done for it.
+//! A tenant beyond its quota is told so before anything is done for it; and what it sends is weighed as it comes.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use tonic::Status;
 use tonic::body::Body;
 
 use super::around::{Around, Next};
-use super::{status, taken};
+use super::in_flight::InFlight;
+use super::status;
+use super::taken::{self, Lasts};
 use crate::identity::VerifiedTenant;
-use crate::quota::Quotas;
+use crate::quota::{Quotas, UnderWay};
 
 /// Counts the requests of each tenant, which the layer around this has verified.
 #[derive(Clone)]
-pub(super) struct WithinQuota(pub(super) Arc<Quotas>);
+pub(super) struct WithinQuota {
+    pub(super) quotas: Arc<Quotas>,
+    /// Where requests of all tenants have their places.
+    pub(super) in_flight: InFlight,
+}
 
 impl Around for WithinQuota {
     async fn around(&self, request: Request<Body>, next: impl Next) -> Response<Body> {
-        let tenant = request.extensions().get::<VerifiedTenant>();
-        let counted = tenant.map(|tenant| self.0.of(tenant.id()).request()).transpose();
-        match counted {
-            Ok(under_way) if taken::is_soon_taken(&request) => taken::hold(next.run(request).await, under_way),
-            Ok(_) => next.run(request).await,
-            Err(exceeded) => status::quota(exceeded).into_http(),
+        let Some(tenant) = request.extensions().get::<VerifiedTenant>() else {
+            return next.run(request).await;
+        };
+        let under_way = match self.quotas.of(tenant.id()).request(self.in_flight.places() as u64) {
+            Ok(under_way) => Arc::new(under_way),
+            Err(exceeded) => return status::quota(exceeded).into_http(),
+        };
+        if Lasts::of(&request) != Lasts::Shortly {
+            return next.run(request).await;
         }
+        let weighed = Arc::clone(&under_way);
+        let request = request.map(|body| {
+            Body::new(Weighed {
+                body,
+                under_way: weighed,
+            })
+        });
+        taken::hold(next.run(request).await, under_way)
+    }
+}
+
+/// What a tenant sends, which is kept until it has been answered.
+struct Weighed {
+    body: Body,
+    under_way: Arc<UnderWay>,
+}
+
+impl http_body::Body for Weighed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let sent = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+        if let Some(sent) = sent
+            && let Err(exceeded) = self.under_way.sends(sent.len() as u64)
+        {
+            return Poll::Ready(Some(Err(status::quota(exceeded))));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

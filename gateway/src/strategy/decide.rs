@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::breaker::{Admission, Outcome};
 use super::memory::{Answer, Asked, KnownName, Memory, TenantMemory};
@@ -199,7 +200,9 @@ impl Strategy {
             return Ok(answer);
         }
         let mut admitted = self.admit(memory)?;
+        let began = Instant::now();
         let answer = self.version.answer(tenant.id(), asked);
+        let took = began.elapsed();
         let is_busy = answer.as_ref().is_err_and(Fault::is_of_the_machine);
         if let Some(trial) = self.trial.as_ref().filter(|_| !is_busy) {
             let answered = Answered {
@@ -209,6 +212,13 @@ impl Strategy {
             };
             trial.note(&answered, tenant, context, asked);
         }
+        let outcome = match &answer {
+            Ok(Answer::Refused(_)) => "refused",
+            Ok(_) => "answered",
+            Err(_) if is_busy => "not_run",
+            Err(_) => "failed",
+        };
+        self.version.engine.metrics().called(self.name(), outcome, took);
         match answer {
             Ok(answer) => {
                 admitted.end(Outcome::Answered);

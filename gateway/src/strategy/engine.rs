@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::metrics::StrategyMetrics;
 use crate::folder::PrivateFolder;
 
 /// How often the epoch moves: what a wall deadline is counted in.
@@ -30,6 +31,7 @@ pub struct Engine {
     /// For who prepares a version, beside the slots: requests do not wait for it.
     preparing: Arc<Semaphore>,
     calls: usize,
+    metrics: StrategyMetrics,
 }
 
 impl Engine {
@@ -84,7 +86,14 @@ impl Engine {
             slots: Arc::new(Semaphore::new(calls)),
             preparing: Arc::new(Semaphore::new(1)),
             calls,
+            metrics: StrategyMetrics::default(),
         })
+    }
+
+    /// What is counted of the calls of requests.
+    #[must_use]
+    pub fn metrics(&self) -> &StrategyMetrics {
+        &self.metrics
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {

@@ -104,7 +104,7 @@ impl World {
             Arc::clone(&self.hub),
             outbox,
             readers.subscribe(),
-            Quotas::new(&QuotaSettings::default(), 1)
+            Quotas::new(&QuotaSettings::default())
                 .of(&tenant.parse().unwrap())
                 .watched(),
         );
