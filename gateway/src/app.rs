@@ -18,8 +18,10 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use ulid::Ulid;
 
+use crate::audit::Audit;
 use crate::backend::BackendMetrics;
 use crate::backend::dynamodb::{self};
 use crate::backend::embedded::{self};
@@ -75,6 +77,7 @@ pub struct App {
     /// How the issuer's keys do.
     issuer: Part,
     metrics: Gathered,
+    audit: Arc<Audit>,
 }
 
 impl App {
@@ -82,10 +85,10 @@ impl App {
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         let clock = Clock::system();
         let listeners = Listeners::bind(&settings.server).await?;
-        let certificates = open_certificates(&settings)?;
+        let parts = Parts::new(clock.clone());
+        let certificates = open_certificates(&settings, &parts)?;
         let keys = KeySets::open(&settings.identity).await?;
         let identity = Arc::new(Identity::new(&settings.identity, Arc::clone(&keys), clock.clone()));
-        let parts = Parts::new(clock.clone());
         let stores = BackendMetrics::default();
         let catalog = open_catalog(&settings, &parts, &stores, &clock).await?;
         let page_tokens = page_tokens(&settings, &clock)?;
@@ -112,11 +115,6 @@ impl App {
         let registry = Arc::clone(lifecycle.registry());
         let read = parts.part("settings", true, "");
         let issuer = parts.part("keys", !keys.current().is_away(), "");
-        let certificates = certificates.map(|certificates| {
-            let part = parts.part("tls", true, "");
-            say(&certificates, &part);
-            (certificates, part)
-        });
         let replica: Arc<str> = Ulid::from_datetime(clock.now()).to_string().into();
         let made_of = Replica {
             name: Arc::clone(&replica),
@@ -136,6 +134,7 @@ impl App {
             page_tokens,
             Arc::clone(&cache),
         ));
+        let audit = open_audit(&settings, &replica, &parts, &clock)?;
         let metrics = metrics::gather(&metrics::Sources {
             settings: &settings,
             parts: &parts,
@@ -146,6 +145,7 @@ impl App {
             registry: &registry,
             hub: &hub,
             events: &events,
+            audit: &audit,
         });
         let operators = Admin {
             replica,
@@ -156,6 +156,7 @@ impl App {
             cache: Arc::clone(&cache),
             hub: Arc::clone(&hub),
             started: Instant::now(),
+            audit: Arc::clone(&audit),
         };
         let administration = Administration::new(Arc::new(operators), Arc::new(admins), metrics.requests.clone());
         let quotas = Quotas::new(&settings.quota);
@@ -176,6 +177,7 @@ impl App {
             certificates,
             issuer,
             metrics,
+            audit,
         })
     }
 
@@ -189,25 +191,29 @@ impl App {
     pub async fn run(self, stop: CancellationToken, reload: Option<Reload>) -> Result<(), StartError> {
         let keys = Arc::clone(&self.keys);
         let issuer = self.issuer;
-        let refresher = tokio::spawn(async move { keys.run(&issuer).await });
+        let _refreshing = AbortOnDropHandle::new(tokio::spawn(async move { keys.run(&issuer).await }));
         let hub = self.hub;
-        let telling = {
+        let _telling = {
             let hub = Arc::clone(&hub);
-            tokio::spawn(async move { hub.run().await })
+            AbortOnDropHandle::new(tokio::spawn(async move { hub.run().await }))
         };
         let readiness = Readiness::new(Arc::clone(self.lifecycle.registry()), stop.clone());
         // Operators are answered until the very end, so that a probe sees the draining.
         let over = CancellationToken::new();
         let events = self.events.run(stop.clone());
-        let reloading = reload.map(|reload| {
+        let _reloading = reload.map(|reload| {
             let live = Live {
                 lifecycle: Arc::clone(&self.lifecycle),
                 quotas: Arc::clone(&self.quotas),
                 certificates: self.certificates.clone(),
                 part: self.read,
             };
-            tokio::spawn(reload.run(self.settings.clone(), live))
+            AbortOnDropHandle::new(tokio::spawn(reload.run(self.settings.clone(), live)))
         });
+        let _following = {
+            let (audit, registry) = (Arc::clone(&self.audit), Arc::clone(self.lifecycle.registry()));
+            AbortOnDropHandle::new(tokio::spawn(async move { audit.follow(&registry).await }))
+        };
         let lifecycle = tokio::spawn(self.lifecycle.run(stop.clone()));
         let Settings { server, limits, .. } = &self.settings;
         readiness.start();
@@ -234,6 +240,7 @@ impl App {
             hub,
             quotas: Arc::clone(&self.quotas),
             metrics: self.metrics.requests,
+            audit: self.audit,
             admin: server.admin_is_with_tenants().then(|| self.administration.clone()),
         };
         let administration = self.administration.clone();
@@ -270,11 +277,6 @@ impl App {
                 Ok(())
             }
         };
-        refresher.abort();
-        telling.abort();
-        if let Some(reloading) = reloading {
-            reloading.abort();
-        }
         over.cancel();
         events.finish(last).await;
         _ = timeout(last, lifecycle).await;
@@ -288,6 +290,14 @@ impl App {
         }
         ended_by
     }
+}
+
+fn open_audit(settings: &Settings, replica: &Arc<str>, parts: &Parts, clock: &Clock) -> Result<Arc<Audit>, StartError> {
+    let Some(to) = settings.telemetry.audit() else {
+        return Ok(Arc::new(Audit::none()));
+    };
+    let part = parts.part("audit", true, "");
+    Ok(Arc::new(Audit::open(&to, Arc::clone(replica), part, clock.clone())?))
 }
 
 async fn open_lifecycle(made: Made, settings: &Settings) -> Result<Arc<Lifecycle>, StartError> {
@@ -326,7 +336,7 @@ pub async fn check(settings: &Settings) -> Result<Registry, StartError> {
         KeySets::open(&settings.identity).await?;
     }
     page_tokens(settings, &Clock::system())?;
-    open_certificates(settings)?;
+    settings.server.tls.as_ref().map(Certificates::open).transpose()?;
     load_strategies(settings).await
 }
 
@@ -381,8 +391,15 @@ fn page_tokens(settings: &Settings, clock: &Clock) -> Result<PageTokens, StartEr
     PageTokens::new(&secret, clock.clone()).map_err(broken)
 }
 
-fn open_certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, TlsError> {
-    settings.server.tls.as_ref().map(Certificates::open).transpose()
+/// With how they do.
+fn open_certificates(settings: &Settings, parts: &Parts) -> Result<Option<(Arc<Certificates>, Part)>, TlsError> {
+    let Some(tls) = &settings.server.tls else {
+        return Ok(None);
+    };
+    let certificates = Certificates::open(tls)?;
+    let part = parts.part("tls", true, "");
+    say(&certificates, &part);
+    Ok(Some((certificates, part)))
 }
 
 /// Tells operators how they do.

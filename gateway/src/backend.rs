@@ -93,6 +93,31 @@ pub struct Entry {
     pub secret: bool,
 }
 
+/// What a delete came upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// This stood there, if the store tells.
+    Stood(Option<Etag>),
+    /// Nothing did, but in another place.
+    Elsewhere,
+    /// Nothing did.
+    Nothing,
+}
+
+impl Deleted {
+    /// Nothing stood there.
+    #[must_use]
+    pub fn nothing(elsewhere: bool) -> Self {
+        if elsewhere { Self::Elsewhere } else { Self::Nothing }
+    }
+
+    /// Whether something stood, here or there.
+    #[must_use]
+    pub fn something(self) -> bool {
+        self != Self::Nothing
+    }
+}
+
 /// What a look at many names says of one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadMany {
@@ -416,15 +441,15 @@ pub trait Backend: Send + Sync {
         conditions: Conditions,
     ) -> Result<Entry, WriteError>;
 
-    /// Deletes. True if something stood there, or `elsewhere`, which is whether this request deleted it in another
-    /// place already. When it returns, the delete is durable.
+    /// Deletes what stands there; `elsewhere` is whether this request deleted it in another place already. When it returns, the
+    /// delete is durable.
     async fn delete(
         &self,
         tenant: &VerifiedTenant,
         name: &PhysicalName,
         elsewhere: bool,
         conditions: Conditions,
-    ) -> Result<bool, WriteError>;
+    ) -> Result<Deleted, WriteError>;
 }
 
 /// What a call does.

@@ -8,6 +8,7 @@ mod interest;
 mod list;
 mod page_token;
 mod read;
+mod trail;
 mod write;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use history::{History, HistoryRequest};
 pub use interest::Interest;
 pub use list::{ListRequest, Listed, PAGE_BYTES};
 pub use page_token::PageTokens;
+pub use trail::{Decider, Trail};
 
 /// The stores, the strategies that route to them, and the seal of page tokens.
 pub struct Configs {
@@ -71,6 +73,8 @@ pub struct WriteOptions {
     pub context: Context,
     /// What is addressed.
     pub scope: Scope,
+    /// Told what is found on the way, for whoever writes it down.
+    pub trail: Arc<Trail>,
 }
 
 /// Something that a backend cannot do.
@@ -194,11 +198,15 @@ impl Configs {
         let key = snapshot.tags().parse(key)?;
         let strategy = snapshot.strategy(key.tag())?;
         let placed = strategy.decide(tenant, &key, operation, context).await?;
+        let by = Decider {
+            strategy: Arc::clone(strategy.name()),
+            generation: strategy.generation(),
+        };
         let placed = match scope {
             Scope::Own => placed,
             Scope::Shared => Arc::new(placed.shared().ok_or(ConfigError::Unshared)?),
         };
-        Ok(Keyed { key, placed })
+        Ok(Keyed { key, placed, by })
     }
 }
 
@@ -206,6 +214,7 @@ impl Configs {
 struct Keyed {
     key: ConfigKey,
     placed: Arc<Placed>,
+    by: Decider,
 }
 
 impl Config {

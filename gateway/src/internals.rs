@@ -47,8 +47,16 @@ pub fn config_service(
     let stop = CancellationToken::new();
     let (server, limits) = (&settings.server, &settings.limits);
     let quotas = Quotas::new(&settings.quota);
-    let watches = Watches::new(Arc::clone(&configs), identity, hub, quotas, server, limits, stop);
-    crate::server::config_service(configs, watches)
+    let watches = Watches::new(
+        Arc::clone(&configs),
+        identity,
+        hub,
+        Arc::clone(&quotas),
+        server,
+        limits,
+        stop,
+    );
+    crate::server::config_service(configs, watches, quotas)
 }
 
 /// Has `request` come from that tenant.

@@ -80,6 +80,15 @@ pub struct Etag {
     pub version: u64,
 }
 
+impl Etag {
+    /// That of the state before it in its life, if it is not the first.
+    #[must_use]
+    pub fn before(self) -> Option<Self> {
+        let version = self.version.checked_sub(1).filter(|version| *version > 0)?;
+        Some(Self { version, ..self })
+    }
+}
+
 /// The tags that are served, each by one strategy.
 #[derive(Debug, Clone, Default)]
 pub struct Tags(Vec<Tag>);

@@ -13,6 +13,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 
+use crate::audit::NOTED;
 use crate::key::TenantId;
 use crate::settings::QuotaSettings;
 
@@ -38,6 +39,8 @@ pub struct Share {
     sent: AtomicU64,
     sent_by_all: Arc<AtomicU64>,
     most: ArcSwap<QuotaSettings>,
+    /// Refusals that are written down.
+    notes: DefaultDirectRateLimiter,
 }
 
 /// One of its requests, until this is dropped.
@@ -121,6 +124,7 @@ impl Quotas {
                 sent: AtomicU64::new(0),
                 sent_by_all: Arc::clone(&self.sent),
                 most: ArcSwap::new(settings),
+                notes: RateLimiter::direct(Quota::per_second(NOTED)),
             }))
         };
         match self.shares.get_or_insert_with(tenant, new) {
@@ -153,6 +157,12 @@ impl Share {
                 retry: not_yet.wait_time_from(DefaultClock::default().now()),
             }),
         }
+    }
+
+    /// Whether one more refusal is worth a line of the audit: not of a flood of them.
+    #[must_use]
+    pub fn may_be_noted(&self) -> bool {
+        self.notes.check().is_ok()
     }
 
     /// One more stream.

@@ -2,6 +2,7 @@
 
 mod admin_service;
 mod around;
+mod audited;
 mod authenticate;
 mod config_service;
 mod connection;
@@ -32,6 +33,7 @@ use tonic::service::LayerExt as _;
 use tonic_health::ServingStatus;
 use tower::{Service, ServiceBuilder};
 
+use crate::audit::Audit;
 use crate::clock::jittered;
 use crate::config::Configs;
 use crate::identity::Identity;
@@ -57,8 +59,8 @@ pub use ops::{Readiness, serve_ops};
 
 /// The service alone, without what stands around it.
 #[cfg(feature = "internals")]
-pub(crate) fn config_service(configs: Arc<Configs>, watches: Arc<Watches>) -> impl ConfigService {
-    ConfigServiceImpl::new(configs, watches)
+pub(crate) fn config_service(configs: Arc<Configs>, watches: Arc<Watches>, quotas: Arc<Quotas>) -> impl ConfigService {
+    ConfigServiceImpl::new(configs, watches, quotas, Arc::new(Audit::none()))
 }
 
 /// What health checks may ask for: everything, and the one service.
@@ -89,6 +91,8 @@ pub struct Services {
     pub quotas: Arc<Quotas>,
     /// What is counted.
     pub metrics: RequestMetrics,
+    /// Where it is written down.
+    pub audit: Arc<Audit>,
     /// What operators ask for, where they ask at the same address.
     pub admin: Option<Administration>,
 }
@@ -148,7 +152,10 @@ impl Administration {
             .layer(AroundLayer(Deadline {
                 at_most: limits.request_timeout.max(ACTIVATION),
             }))
-            .layer(AroundLayer(AuthenticateAdmin(self.identity)))
+            .layer(AroundLayer(AuthenticateAdmin {
+                identity: self.identity,
+                audit: Arc::clone(&self.admin.audit),
+            }))
             .layer(AroundLayer(Shape))
             .named_layer(
                 AdminServiceServer::new(AdminServiceImpl(self.admin)).max_decoding_message_size(COMPONENT_BYTES),
@@ -224,6 +231,7 @@ pub async fn serve_grpc(
         hub,
         quotas,
         metrics,
+        audit,
         admin,
     } = services;
     let (mut health, health_service) = tonic_health::server::health_reporter();
@@ -237,8 +245,13 @@ pub async fn serve_grpc(
         limits,
         stop.clone(),
     );
-    let service = ConfigServiceServer::new(ConfigServiceImpl::new(configs, Arc::clone(&watches)))
-        .max_decoding_message_size(usize::try_from(limits.request_bytes.0).unwrap_or(usize::MAX));
+    let service = ConfigServiceServer::new(ConfigServiceImpl::new(
+        configs,
+        Arc::clone(&watches),
+        Arc::clone(&quotas),
+        Arc::clone(&audit),
+    ))
+    .max_decoding_message_size(usize::try_from(limits.request_bytes.0).unwrap_or(usize::MAX));
     // From the socket inwards. Each layer stands where it is for a reason.
     let service = ServiceBuilder::new()
         // Around all, so that whatever becomes of a request is counted.
@@ -250,7 +263,11 @@ pub async fn serve_grpc(
             at_most: limits.request_timeout,
         }))
         // The first wall. Behind it there is a verified tenant, before it nothing that knows of any.
-        .layer(AroundLayer(Authenticate(identity)))
+        .layer(AroundLayer(Authenticate {
+            identity,
+            quotas: Arc::clone(&quotas),
+            audit: Arc::clone(&audit),
+        }))
         // As soon as it is known whose request it is.
         .layer(AroundLayer(WithinQuota {
             quotas,

@@ -24,7 +24,9 @@ use crate::key::Tag;
 use document::Document;
 
 use kinds::Class;
-pub use kinds::{Algorithm, BackendKind, EventsKind, KeyFile, Listen, LogFormat, OnFailure, Permission, Queue, Source};
+pub use kinds::{
+    Algorithm, AuditTo, BackendKind, EventsKind, KeyFile, Listen, LogFormat, OnFailure, Permission, Queue, Source,
+};
 
 /// Everything that a gateway can be told. `Default` is what a file that says nothing gets; it cannot run as it is, for
 /// it names no issuer, no backend and no strategy.
@@ -471,6 +473,18 @@ pub struct TelemetrySettings {
     pub format: LogFormat,
     audit: String,
     otlp_endpoint: String,
+}
+
+impl TelemetrySettings {
+    /// Where writes, activations and refusals are written down, if they are.
+    #[must_use]
+    pub fn audit(&self) -> Option<AuditTo> {
+        match self.audit.as_str() {
+            "" => None,
+            "stdout" => Some(AuditTo::Stdout),
+            path => Some(AuditTo::File(path.into())),
+        }
+    }
 }
 
 impl Default for ServerSettings {

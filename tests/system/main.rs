@@ -8,6 +8,7 @@
     reason = "a test says what went wrong by failing"
 )]
 
+mod audit;
 mod cache;
 mod connections;
 mod containment;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::audit::AuditError;
 use crate::backend::{NoRegion, embedded};
 use crate::folder::FolderError;
 use crate::identity::KeysError;
@@ -28,6 +29,9 @@ pub enum StartError {
     /// The certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The audit.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A store.
     #[error("backends.{id}.path = {path}: {error}", path = path.display())]
     Store {

@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry as Metrics;
 use tokio::runtime::Handle;
 
 use super::events::Events;
+use crate::audit::Audit;
 use crate::backend::BackendMetrics;
 use crate::cache::{Cache, CacheMetrics};
 use crate::clock::Clock;
@@ -29,6 +30,7 @@ pub(super) struct Sources<'a> {
     pub(super) registry: &'a Arc<Registry>,
     pub(super) hub: &'a Hub,
     pub(super) events: &'a Events,
+    pub(super) audit: &'a Audit,
 }
 
 /// What tells them all, and what those count into who serve.
@@ -58,6 +60,7 @@ pub(super) fn gather(sources: &Sources<'_>) -> Gathered {
     sources.calls.register(ours, Arc::clone(sources.registry));
     sources.hub.metrics().register(ours);
     sources.events.register(ours);
+    sources.audit.register(ours);
     Gathered {
         registry,
         requests,

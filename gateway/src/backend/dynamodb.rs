@@ -23,8 +23,8 @@ use tokio::sync::Semaphore;
 use super::aws::failure::Unreadable;
 use super::aws::{Aws, AwsSettings, NoRegion};
 use super::{
-    Access, Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest, ReadMany,
-    WriteError, scope_root,
+    Access, Backend, BackendError, Capabilities, Conditions, Deleted, Entry, HistoryPage, NewEntry, Page, PageRequest,
+    ReadMany, WriteError, scope_root,
 };
 use tokio::time::Instant;
 
@@ -297,7 +297,7 @@ impl Backend for DynamoDb {
         };
         match self.aws.within(write).await? {
             Outcome::Stands(entry) => Ok(entry),
-            Outcome::Deleted | Outcome::Elsewhere | Outcome::Nothing => {
+            Outcome::Deleted(_) | Outcome::Elsewhere | Outcome::Nothing => {
                 Err(BackendError::Damaged("a write left nothing behind".to_owned()).into())
             }
         }
@@ -309,13 +309,18 @@ impl Backend for DynamoDb {
         name: &PhysicalName,
         elsewhere: bool,
         conditions: Conditions,
-    ) -> Result<bool, WriteError> {
+    ) -> Result<Deleted, WriteError> {
         let delete = async {
             let partition = self.partition(tenant, name.range(), Access::Write).await?;
             let change = Change::Delete { elsewhere };
             partition.change(tenant, Path(&path(name)), change, conditions).await
         };
-        Ok(self.aws.within(delete).await? != Outcome::Nothing)
+        match self.aws.within(delete).await? {
+            Outcome::Deleted(etag) => Ok(Deleted::Stood(etag)),
+            Outcome::Elsewhere => Ok(Deleted::Elsewhere),
+            Outcome::Nothing => Ok(Deleted::Nothing),
+            Outcome::Stands(_) => Err(BackendError::Damaged("a delete left something behind".to_owned()).into()),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use redb::{Database, ReadableDatabase, TableDefinition};
 
 use super::{
-    Access, Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest,
+    Access, Backend, BackendError, Capabilities, Conditions, Deleted, Entry, HistoryPage, NewEntry, Page, PageRequest,
     WriteError, scope_root,
 };
 use tokio::time::Instant;
@@ -285,11 +285,14 @@ impl Backend for Embedded {
         name: &PhysicalName,
         elsewhere: bool,
         conditions: Conditions,
-    ) -> Result<bool, WriteError> {
+    ) -> Result<Deleted, WriteError> {
         let path = path(tenant, name, Access::Write)?;
         let change = Change::Delete { elsewhere };
-        let deleted = self.writer.apply(tenant, path, change, conditions).await?;
-        Ok(deleted != Outcome::Nothing)
+        Ok(match self.writer.apply(tenant, path, change, conditions).await? {
+            Outcome::Stood(entry) => Deleted::Stood(Some(entry.etag)),
+            Outcome::Elsewhere => Deleted::Elsewhere,
+            Outcome::Nothing => Deleted::Nothing,
+        })
     }
 }
 

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::metrics::BackendMetrics;
 use super::{
-    Backend, BackendError, Capabilities, Compared, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest,
-    ReadMany, WriteError,
+    Backend, BackendError, Capabilities, Compared, Conditions, Deleted, Entry, HistoryPage, NewEntry, Page,
+    PageRequest, ReadMany, WriteError,
 };
 use crate::identity::VerifiedTenant;
 use crate::placement::PhysicalName;
@@ -184,7 +184,7 @@ impl Backend for Observed {
         name: &PhysicalName,
         elsewhere: bool,
         conditions: Conditions,
-    ) -> Result<bool, WriteError> {
+    ) -> Result<Deleted, WriteError> {
         let call = Call::begin("delete");
         self.noted_write(call, self.store.delete(tenant, name, elsewhere, conditions).await)
     }

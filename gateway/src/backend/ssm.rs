@@ -25,8 +25,8 @@ use aws_sdk_ssm::operation::get_parameter_history::GetParameterHistoryError;
 
 use super::aws::{Aws, AwsSettings, NoRegion};
 use super::{
-    Access, Backend, BackendError, Capabilities, Compared, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest,
-    Precondition, ReadMany, WriteError, scope_root,
+    Access, Backend, BackendError, Capabilities, Compared, Conditions, Deleted, Entry, HistoryPage, NewEntry, Page,
+    PageRequest, Precondition, ReadMany, WriteError, scope_root,
 };
 use crate::identity::VerifiedTenant;
 use crate::placement::{PhysicalName, PhysicalRange};
@@ -289,31 +289,33 @@ impl Backend for ParameterStore {
         name: &PhysicalName,
         elsewhere: bool,
         conditions: Conditions,
-    ) -> Result<bool, WriteError> {
+    ) -> Result<Deleted, WriteError> {
         let parameter = path::parameter(&self.root, tenant, name, Access::Write)?;
         match conditions.precondition {
             Precondition::None => {}
             // Nothing is deleted, whatever comes after this look.
-            Precondition::Absent if self.read(tenant, name).await?.is_none() => return Ok(elsewhere),
+            Precondition::Absent if self.read(tenant, name).await?.is_none() => {
+                return Ok(Deleted::nothing(elsewhere));
+            }
             Precondition::Absent | Precondition::Match(_) | Precondition::Never => {
                 return Err(WriteError::PreconditionFailed);
             }
         }
         if path::levels(&parameter) > path::LEVELS {
-            return Ok(elsewhere);
+            return Ok(Deleted::nothing(elsewhere));
         }
         let client = self.client(tenant, name.range(), Access::Write).await;
         let _change = self.lists.change(&parameter);
         let send = || client.delete_parameter().name(&parameter).send();
         let delete = async {
             match self.calls.call(tenant, Repeat::IfNotDone, send).await {
-                Ok(_) => Ok(true),
+                Ok(_) => Ok(Deleted::Stood(None)),
                 Err(error)
                     if error
                         .as_service_error()
                         .is_some_and(DeleteParameterError::is_parameter_not_found) =>
                 {
-                    Ok(elsewhere)
+                    Ok(Deleted::nothing(elsewhere))
                 }
                 Err(error) => Err(self.calls.failed("DeleteParameter", &error)),
             }

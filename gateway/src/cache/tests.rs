@@ -98,7 +98,7 @@ impl World {
         let deleted = self
             .cache
             .delete(&self.tenant, &self.backend, &self.place, false, Conditions::default());
-        deleted.await.unwrap()
+        deleted.await.unwrap().something()
     }
 }
 

@@ -9,7 +9,7 @@ use super::changes::UnderWay;
 use super::fence::WriteTicket;
 use super::known::Known;
 use super::{Cache, Changed, Doubt};
-use crate::backend::{Backend, Capabilities, Conditions, Entry, NewEntry, WriteError};
+use crate::backend::{Backend, Capabilities, Conditions, Deleted, Entry, NewEntry, WriteError};
 use crate::identity::VerifiedTenant;
 use crate::key::Etag;
 use crate::placement::Place;
@@ -50,7 +50,7 @@ impl Cache {
         place: &Place,
         elsewhere: bool,
         conditions: Conditions,
-    ) -> Result<bool, WriteError> {
+    ) -> Result<Deleted, WriteError> {
         let guard = WriteGuard::begin(self, place, backend.capabilities());
         let seen = self.known.peek(place).and_then(|known| known.newest());
         let deleted = backend.delete(tenant, &place.name, elsewhere, conditions).await?;

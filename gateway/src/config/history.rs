@@ -34,7 +34,7 @@ impl Configs {
     pub async fn history(&self, reader: &Reader, request: HistoryRequest<'_>) -> Result<History, ConfigError> {
         let snapshot = self.registry.current();
         let (context, scope) = (request.context, request.scope);
-        let Keyed { key, placed } =
+        let Keyed { key, placed, .. } =
             Self::place(&snapshot, reader, request.key, Operation::Read, context, scope).await?;
         for (origin, place) in self.past(reader, &placed).await? {
             let backend = self.backend(&place.backend)?;

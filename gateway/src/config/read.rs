@@ -105,7 +105,7 @@ impl Configs {
         consistency: Consistency,
     ) -> Result<Read<Config>, ConfigError> {
         let snapshot = self.registry.current();
-        let Keyed { key, placed } = Self::place(&snapshot, reader, key, Operation::Read, context, scope).await?;
+        let Keyed { key, placed, .. } = Self::place(&snapshot, reader, key, Operation::Read, context, scope).await?;
         let found = if version == 0 {
             self.find(reader, &placed, consistency).await?
         } else {
@@ -127,7 +127,8 @@ impl Configs {
         consistency: Consistency,
     ) -> Result<Read<Option<Config>>, ConfigError> {
         let snapshot = self.registry.current();
-        let Keyed { key, placed } = Self::place(&snapshot, reader, key, Operation::Read, context, Scope::Own).await?;
+        let Keyed { key, placed, .. } =
+            Self::place(&snapshot, reader, key, Operation::Read, context, Scope::Own).await?;
         let (found, freshness) = self.seek(reader, &placed, consistency).await?;
         let found = found.map(|(layer, entry)| Config::new(&key, layer.origin, layer.place, entry));
         Ok(Read { found, freshness })

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::app::load_strategies;
 use crate::backend::embedded::Embedded;
-use crate::backend::{Capabilities, Conditions, HistoryPage, NewEntry, Page, PageRequest, Unfit, WriteError};
+use crate::backend::{Capabilities, Conditions, Deleted, HistoryPage, NewEntry, Page, PageRequest, Unfit, WriteError};
 use crate::cache::Consistency;
 use crate::clock::Clock;
 use crate::identity::{Reader, Writer};
@@ -92,7 +92,7 @@ impl Backend for Recording {
         name: &PhysicalName,
         elsewhere: bool,
         conditions: Conditions,
-    ) -> Result<bool, WriteError> {
+    ) -> Result<Deleted, WriteError> {
         self.note("delete");
         self.store.delete(tenant, name, elsewhere, conditions).await
     }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{Capability, Config, ConfigError, Configs, Keyed, WriteOptions, check_capability};
-use crate::backend::{Backend, Conditions, Entry, NewEntry, Once, Precondition, Unfit, WriteError};
+use crate::backend::{Backend, Conditions, Deleted, Entry, NewEntry, Once, Precondition, Unfit, WriteError};
 use crate::cache::Consistency;
 use crate::identity::Writer;
 use crate::key::{ConfigKey, Etag};
@@ -73,7 +73,7 @@ impl Configs {
 
     /// Deletes. True if something stood at home or in a former home.
     pub async fn delete(&self, writer: &Writer, key: &str, options: &WriteOptions) -> Result<bool, ConfigError> {
-        let Keyed { key, placed } = self.for_write(writer, key, Operation::Delete, options).await?;
+        let Keyed { key, placed, .. } = self.for_write(writer, key, Operation::Delete, options).await?;
         let once = options.once(&key, &"delete")?;
         let placed = &placed;
         let home = self.backend(&placed.home.backend)?;
@@ -87,7 +87,7 @@ impl Configs {
             // Before anything is cleared: what was done is not done again, and what is refused does nothing.
             match at_home(Precondition::Never, false).await {
                 Err(WriteError::PreconditionFailed) => {}
-                done => return done.map_err(|error| options.error(error)),
+                done => return done.map(Deleted::something).map_err(|error| options.error(error)),
             }
         }
         let mut elsewhere = false;
@@ -107,6 +107,7 @@ impl Configs {
                 precondition
             }
             Judged::AtFormer(holder, etag) => {
+                options.trail.followed(etag);
                 let etag = self.clear_beneath(writer, placed, holder, etag, options).await?;
                 elsewhere = self.clear(writer, holder, Precondition::Match(etag)).await?;
                 if !elsewhere {
@@ -122,7 +123,13 @@ impl Configs {
         };
         match at_home(precondition, elsewhere).await {
             Err(WriteError::PreconditionFailed) if elsewhere => Ok(true),
-            deleted => deleted.map_err(|error| options.error(error)),
+            deleted => {
+                let deleted = deleted.map_err(|error| options.error(error))?;
+                if let Deleted::Stood(Some(etag)) = deleted {
+                    options.trail.followed(etag);
+                }
+                Ok(deleted.something())
+            }
         }
     }
 
@@ -135,6 +142,7 @@ impl Configs {
     ) -> Result<Keyed, ConfigError> {
         let snapshot = self.registry.current();
         let keyed = Self::place(&snapshot, writer, key, operation, &options.context, options.scope).await?;
+        options.trail.decided(&keyed.by);
         let can = self.backend(&keyed.placed.home.backend)?.capabilities();
         check_capability(options.request_id.is_none() || can.request_id, Capability::RequestId)?;
         Ok(keyed)
@@ -143,7 +151,7 @@ impl Configs {
     async fn write(
         &self,
         writer: &Writer,
-        Keyed { key, placed }: &Keyed,
+        Keyed { key, placed, .. }: &Keyed,
         mut entry: NewEntry,
         options: &WriteOptions,
         once: Option<Once>,
@@ -180,6 +188,12 @@ impl Configs {
             self.clear(writer, holder, Precondition::Match(claimed)).await?;
         }
         let written = written.map_err(|error| options.error(error))?;
+        // A store that judges etags counts 1, 2, 3 within a life; of another this is not known.
+        let follows = Some(written.etag).filter(|_| home.capabilities().if_match);
+        let follows = follows.and_then(Etag::before);
+        if let Some(etag) = follows.or(left_behind.first().map(|(_, entry)| entry.etag)) {
+            options.trail.followed(etag);
+        }
         for (former, entry) in left_behind {
             match claimed.filter(|(holder, _)| *holder == former) {
                 None => _ = self.clear(writer, former, Precondition::Match(entry.etag)).await?,
@@ -206,7 +220,7 @@ impl Configs {
     async fn done(
         &self,
         writer: &Writer,
-        Keyed { key, placed }: &Keyed,
+        Keyed { key, placed, .. }: &Keyed,
         once: Once,
         options: &WriteOptions,
     ) -> Result<Option<Config>, ConfigError> {
@@ -336,7 +350,7 @@ impl Configs {
             // No id was given, and nothing is written.
             Err(WriteError::RequestReused) => Err(ConfigError::RequestReused),
             Err(WriteError::Unfit(unfit)) => Err(unfit.into()),
-            Ok(stood) => Ok(stood),
+            Ok(deleted) => Ok(deleted.something()),
         }
     }
 

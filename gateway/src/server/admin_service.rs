@@ -10,16 +10,18 @@ use tagway_proto::v1::get_status_response::Part;
 use tagway_proto::v1::list_watchers_response::Watcher;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
+use tonic_types::StatusExt as _;
 
-use super::status::invalid;
+use super::status::{self, invalid};
 use super::strategies;
+use crate::audit::{Audit, Outcome, Record as Written};
 use crate::cache::Cache;
 use crate::config::Configs;
 use crate::event::Dispatch;
 use crate::identity::Administrator;
 use crate::key::{KEY_BYTES, TenantId};
 use crate::status::Parts;
-use crate::strategy::Lifecycle;
+use crate::strategy::{Lifecycle, Mode};
 use crate::watch::{Hub, Watching};
 
 /// Most keys of one call.
@@ -46,9 +48,44 @@ pub struct Admin {
     pub hub: Arc<Hub>,
     /// When it started.
     pub started: Instant,
+    /// Where what they do is written down.
+    pub audit: Arc<Audit>,
 }
 
 pub(super) struct AdminServiceImpl(pub(super) Arc<Admin>);
+
+impl AdminServiceImpl {
+    /// Writes down what somebody did to a strategy, and answers.
+    async fn written<T>(
+        &self,
+        what: &str,
+        by: Option<&str>,
+        name: &str,
+        answer: Result<T, Status>,
+        did: impl FnOnce(&T) -> Option<v1::Strategy>,
+    ) -> Result<Response<T>, Status> {
+        let strategy = answer.as_ref().ok().and_then(did).unwrap_or_default();
+        let reason = match &answer {
+            Ok(_) => strategy.rejected_reason,
+            Err(error) => error
+                .get_details_error_info()
+                .map(|info| info.reason)
+                .unwrap_or_default(),
+        };
+        let is_done = answer.is_ok() && strategy.state != v1::strategy::State::Rejected as i32;
+        let outcome = if is_done { Outcome::Done } else { Outcome::Refused };
+        let record = Written {
+            reason: &reason,
+            subject: by.unwrap_or_default(),
+            strategy: name,
+            digest: &strategy.digest,
+            generation: strategy.generation,
+            ..Written::new(what, outcome)
+        };
+        self.0.audit.done(record).await.map_err(status::unaudited)?;
+        answer.map(Response::new)
+    }
+}
 
 #[tonic::async_trait]
 impl AdminService for AdminServiceImpl {
@@ -149,14 +186,18 @@ impl AdminService for AdminServiceImpl {
             "an operator asks for another version of a strategy"
         );
         let name = activation.name.clone();
-        let activated = self
-            .0
-            .lifecycle
-            .activate(activation)
-            .await
-            .map_err(strategies::undone)?;
+        let is_dry = activation.validate_only;
+        self.0.audit.check().map_err(status::unaudited)?;
+        let activated = self.0.lifecycle.activate(activation).await;
+        let activated = activated.map_err(strategies::undone);
         let mode = self.0.lifecycle.mode(&name);
-        Ok(Response::new(strategies::activated(activated, mode)))
+        let answer = activated.map(|activated| strategies::activated(activated, mode));
+        if is_dry {
+            return answer.map(Response::new);
+        }
+        let did = |answer: &v1::ActivateStrategyResponse| answer.strategy.clone();
+        self.written("ActivateStrategy", by.as_deref(), &name, answer, did)
+            .await
     }
 
     async fn rollback_strategy(
@@ -172,13 +213,15 @@ impl AdminService for AdminServiceImpl {
         );
         let generation = Some(generation).filter(|generation| *generation != 0);
         let lifecycle = &self.0.lifecycle;
-        let record = lifecycle
-            .roll_back(&name, generation)
-            .await
-            .map_err(strategies::undone)?;
-        Ok(Response::new(v1::RollbackStrategyResponse {
+        self.0.audit.check().map_err(status::unaudited)?;
+        let record = lifecycle.roll_back(&name, generation).await;
+        let answer = record.map_err(strategies::undone);
+        let answer = answer.map(|record| v1::RollbackStrategyResponse {
             strategy: Some(strategies::message(record, lifecycle.mode(&name))),
-        }))
+        });
+        let did = |answer: &v1::RollbackStrategyResponse| answer.strategy.clone();
+        self.written("RollbackStrategy", by.as_deref(), &name, answer, did)
+            .await
     }
 
     async fn set_strategy_mode(
@@ -194,11 +237,19 @@ impl AdminService for AdminServiceImpl {
             ?mode,
             "an operator says how a strategy is to change"
         );
+        self.0.audit.check().map_err(status::unaudited)?;
         let set = self.0.lifecycle.set_mode(&request.name, mode).await;
-        let record = set.map_err(strategies::undone)?;
-        Ok(Response::new(v1::SetStrategyModeResponse {
+        let answer = set.map_err(strategies::undone);
+        let answer = answer.map(|record| v1::SetStrategyModeResponse {
             strategy: record.map(|record| strategies::message(record, mode)),
-        }))
+        });
+        let did = |answer: &v1::SetStrategyModeResponse| answer.strategy.clone();
+        let what = match mode {
+            Mode::Follow => "FollowStrategy",
+            Mode::Pinned => "PinStrategy",
+            Mode::Disabled => "DisableStrategy",
+        };
+        self.written(what, by.as_deref(), &request.name, answer, did).await
     }
 
     async fn list_watchers(

@@ -1,53 +1,120 @@
-//! The first wall's place in the stack: no request passes it without a verified tenant, or a verified administrator.
+//! The first wall's place in the stack: no request passes it without a verified tenant, or a verified administrator. Who is not
+//! let is written down.
 
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use tonic::body::Body;
+use tonic::{Code, Status};
 
 use super::around::{Around, Next};
 use super::connection::Peer;
+use super::measured::{ending, method};
 use super::status;
-use crate::identity::Identity;
+use crate::audit::{Audit, Outcome, Record};
+use crate::identity::{Identity, IdentityError, VerifiedTenant};
+use crate::quota::Quotas;
 
 /// Puts a `VerifiedTenant` into each request's extensions, or answers in its place.
 #[derive(Clone)]
-pub(super) struct Authenticate(pub(super) Arc<Identity>);
+pub(super) struct Authenticate {
+    pub(super) identity: Arc<Identity>,
+    pub(super) quotas: Arc<Quotas>,
+    pub(super) audit: Arc<Audit>,
+}
 
 impl Around for Authenticate {
     async fn around(&self, mut request: Request<Body>, next: impl Next) -> Response<Body> {
-        match self.0.verify(request.headers()).await {
-            Ok(tenant) => {
-                if let Some(peer) = request.extensions().get::<Peer>() {
-                    peer.is_known();
-                }
-                // Nothing behind this wall needs the secret.
-                request.headers_mut().remove(AUTHORIZATION);
-                request.extensions_mut().insert(tenant);
-                next.run(request).await
-            }
-            Err(error) => status::identity(&error).into_http(),
+        let (method, peer) = (method(request.uri().path()), peer(&request));
+        let tenant = match self.identity.verify(request.headers()).await {
+            Ok(tenant) => tenant,
+            Err(error) => return refuse(&self.audit, method, peer.as_ref(), &error),
+        };
+        if let Some(peer) = &peer {
+            peer.is_known();
         }
+        // Nothing behind this wall needs the secret.
+        request.headers_mut().remove(AUTHORIZATION);
+        request.extensions_mut().insert(tenant.clone());
+        let answer = next.run(request).await;
+        // Writes are written down where their keys are known.
+        if self.audit.is_kept() && is_denied(&answer) && !is_write(method) {
+            self.note(&tenant, method, peer.as_ref(), &answer);
+        }
+        answer
+    }
+}
+
+impl Authenticate {
+    fn note(&self, tenant: &VerifiedTenant, method: &str, peer: Option<&Peer>, answer: &Response<Body>) {
+        if !self.quotas.of(tenant.id()).may_be_noted() {
+            return self.audit.omit();
+        }
+        let (_, reason) = ending(answer);
+        let peer = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
+        self.audit.note(Record {
+            reason: &reason,
+            tenant: tenant.id().as_str(),
+            subject: tenant.caller().subject(),
+            peer: &peer,
+            ..Record::new(name(method), Outcome::Refused)
+        });
     }
 }
 
 /// Puts an `Administrator` into each request's extensions, or answers in its place.
 #[derive(Clone)]
-pub(super) struct AuthenticateAdmin(pub(super) Arc<Identity>);
+pub(super) struct AuthenticateAdmin {
+    pub(super) identity: Arc<Identity>,
+    pub(super) audit: Arc<Audit>,
+}
 
 impl Around for AuthenticateAdmin {
     async fn around(&self, mut request: Request<Body>, next: impl Next) -> Response<Body> {
-        match self.0.administrator(request.headers()).await {
+        let (method, peer) = (method(request.uri().path()), peer(&request));
+        match self.identity.administrator(request.headers()).await {
             Ok(administrator) => {
-                if let Some(peer) = request.extensions().get::<Peer>() {
+                if let Some(peer) = &peer {
                     peer.is_known();
                 }
                 request.headers_mut().remove(AUTHORIZATION);
                 request.extensions_mut().insert(administrator);
                 next.run(request).await
             }
-            Err(error) => status::identity(&error).into_http(),
+            Err(error) => refuse(&self.audit, method, peer.as_ref(), &error),
         }
     }
+}
+
+fn peer(request: &Request<Body>) -> Option<Peer> {
+    request.extensions().get().cloned()
+}
+
+fn refuse(audit: &Audit, method: &str, peer: Option<&Peer>, error: &IdentityError) -> Response<Body> {
+    let answer = status::identity(error).into_http();
+    // That the issuer's keys cannot be had says nothing of who asks.
+    if audit.is_kept() && !matches!(error, IdentityError::KeysAway) {
+        let (_, reason) = ending(&answer);
+        let peer = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
+        audit.note_stranger(Record {
+            reason: &reason,
+            peer: &peer,
+            ..Record::new(name(method), Outcome::Refused)
+        });
+    }
+    answer
+}
+
+fn is_denied(answer: &Response<Body>) -> bool {
+    Status::from_header_map(answer.headers()).is_some_and(|error| error.code() == Code::PermissionDenied)
+}
+
+fn is_write(method: &str) -> bool {
+    matches!(name(method), "PutConfig" | "DeleteConfig" | "RollbackConfig")
+}
+
+/// Without its service.
+fn name(method: &str) -> &str {
+    method.rsplit('/').next().unwrap_or(method)
 }

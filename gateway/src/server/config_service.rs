@@ -11,15 +11,20 @@ use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+use super::audited::{Asked, Audited};
 use super::connection::Peer;
 use super::status::{self, invalid};
 use super::watch::{Responses, Watches};
+use crate::audit::Audit;
 use crate::backend::{NewEntry, Precondition};
 use crate::cache::{Consistency, Freshness, Read, Source};
-use crate::config::{Config, ConfigError, Configs, HistoryRequest, ListRequest, PAGE_BYTES, Scope, Step, WriteOptions};
+use crate::config::{
+    Config, ConfigError, Configs, HistoryRequest, ListRequest, PAGE_BYTES, Scope, Step, Trail, WriteOptions,
+};
 use crate::identity::VerifiedTenant;
 use crate::key::KeyPrefix;
 use crate::placement::Origin;
+use crate::quota::Quotas;
 use crate::settings::Permission;
 use crate::strategy::Context;
 
@@ -36,11 +41,113 @@ const MAX_PAGE_SIZE: usize = 1000;
 pub(super) struct ConfigServiceImpl {
     configs: Arc<Configs>,
     watches: Arc<Watches>,
+    quotas: Arc<Quotas>,
+    audit: Arc<Audit>,
 }
 
 impl ConfigServiceImpl {
-    pub(super) fn new(configs: Arc<Configs>, watches: Arc<Watches>) -> Self {
-        Self { configs, watches }
+    pub(super) fn new(configs: Arc<Configs>, watches: Arc<Watches>, quotas: Arc<Quotas>, audit: Arc<Audit>) -> Self {
+        Self {
+            configs,
+            watches,
+            quotas,
+            audit,
+        }
+    }
+
+    fn audited<T>(&self, what: &'static str, request: &Request<T>, asked: &Asked<'_>) -> Result<Audited<'_>, Status> {
+        Audited::begin(&self.audit, &self.quotas, what, request, asked)
+    }
+
+    async fn put(
+        &self,
+        request: Request<v1::PutConfigRequest>,
+        trail: Arc<Trail>,
+    ) -> Result<Response<v1::PutConfigResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let scope = scope(request.scope)?;
+        check_may_share(&tenant, scope)?;
+        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
+        let entry = NewEntry {
+            value: request.value,
+            content_type: content_type(request.content_type)?,
+            secret: request.secret,
+        };
+        let options = WriteOptions {
+            precondition: precondition(request.precondition)?,
+            request_id: request_id(&request.request_id)?,
+            context: context(request.context)?,
+            scope,
+            trail,
+        };
+        let written = self
+            .configs
+            .put(&writer, &request.key, entry, &options)
+            .await
+            .map_err(|error| status::config(error, "key"))?;
+        Ok(Response::new(v1::PutConfigResponse {
+            config: Some(message(written)),
+        }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteConfigRequest>,
+        trail: Arc<Trail>,
+    ) -> Result<Response<v1::DeleteConfigResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let scope = scope(request.scope)?;
+        check_may_share(&tenant, scope)?;
+        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
+        let options = WriteOptions {
+            precondition: precondition(request.precondition)?,
+            request_id: request_id(&request.request_id)?,
+            context: context(request.context)?,
+            scope,
+            trail,
+        };
+        let deleted = self
+            .configs
+            .delete(&writer, &request.key, &options)
+            .await
+            .map_err(|error| status::config(error, "key"))?;
+        if deleted || request.allow_missing {
+            Ok(Response::new(v1::DeleteConfigResponse {}))
+        } else {
+            Err(status::status(Code::NotFound, "NOT_FOUND", "no such key"))
+        }
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<v1::RollbackConfigRequest>,
+        trail: Arc<Trail>,
+    ) -> Result<Response<v1::RollbackConfigResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let scope = scope(request.scope)?;
+        check_may_share(&tenant, scope)?;
+        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
+        if request.version == 0 {
+            return Err(invalid(
+                "version",
+                "the version to go back to, as ListConfigVersions names it",
+            ));
+        }
+        let options = WriteOptions {
+            precondition: precondition(request.precondition)?,
+            request_id: request_id(&request.request_id)?,
+            context: context(request.context)?,
+            scope,
+            trail,
+        };
+        let written = self
+            .configs
+            .rollback(&writer, &request.key, request.version, &options)
+            .await
+            .map_err(|error| status::config(error, "key"))?;
+        Ok(Response::new(v1::RollbackConfigResponse {
+            config: Some(message(written)),
+        }))
     }
 }
 
@@ -99,55 +206,32 @@ impl ConfigService for ConfigServiceImpl {
         &self,
         request: Request<v1::PutConfigRequest>,
     ) -> Result<Response<v1::PutConfigResponse>, Status> {
-        let (tenant, request) = open(request)?;
-        let scope = scope(request.scope)?;
-        check_may_share(&tenant, scope)?;
-        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
-        let entry = NewEntry {
-            value: request.value,
-            content_type: content_type(request.content_type)?,
-            secret: request.secret,
+        let asked = request.get_ref();
+        let asked = Asked {
+            key: &asked.key,
+            scope: scope(asked.scope),
+            request_id: &asked.request_id,
         };
-        let options = WriteOptions {
-            precondition: precondition(request.precondition)?,
-            request_id: request_id(&request.request_id)?,
-            context: context(request.context)?,
-            scope,
-        };
-        let written = self
-            .configs
-            .put(&writer, &request.key, entry, &options)
+        let audited = self.audited("PutConfig", &request, &asked)?;
+        let answer = self.put(request, audited.trail()).await;
+        audited
+            .end(answer, |answer| answer.config.as_ref().map(|config| &*config.etag))
             .await
-            .map_err(|error| status::config(error, "key"))?;
-        Ok(Response::new(v1::PutConfigResponse {
-            config: Some(message(written)),
-        }))
     }
 
     async fn delete_config(
         &self,
         request: Request<v1::DeleteConfigRequest>,
     ) -> Result<Response<v1::DeleteConfigResponse>, Status> {
-        let (tenant, request) = open(request)?;
-        let scope = scope(request.scope)?;
-        check_may_share(&tenant, scope)?;
-        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
-        let options = WriteOptions {
-            precondition: precondition(request.precondition)?,
-            request_id: request_id(&request.request_id)?,
-            context: context(request.context)?,
-            scope,
+        let asked = request.get_ref();
+        let asked = Asked {
+            key: &asked.key,
+            scope: scope(asked.scope),
+            request_id: &asked.request_id,
         };
-        let deleted = self
-            .configs
-            .delete(&writer, &request.key, &options)
-            .await
-            .map_err(|error| status::config(error, "key"))?;
-        if deleted || request.allow_missing {
-            Ok(Response::new(v1::DeleteConfigResponse {}))
-        } else {
-            Err(status::status(Code::NotFound, "NOT_FOUND", "no such key"))
-        }
+        let audited = self.audited("DeleteConfig", &request, &asked)?;
+        let answer = self.delete(request, audited.trail()).await;
+        audited.end(answer, |_| None).await
     }
 
     async fn batch_get_configs(
@@ -217,30 +301,17 @@ impl ConfigService for ConfigServiceImpl {
         &self,
         request: Request<v1::RollbackConfigRequest>,
     ) -> Result<Response<v1::RollbackConfigResponse>, Status> {
-        let (tenant, request) = open(request)?;
-        let scope = scope(request.scope)?;
-        check_may_share(&tenant, scope)?;
-        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
-        if request.version == 0 {
-            return Err(invalid(
-                "version",
-                "the version to go back to, as ListConfigVersions names it",
-            ));
-        }
-        let options = WriteOptions {
-            precondition: precondition(request.precondition)?,
-            request_id: request_id(&request.request_id)?,
-            context: context(request.context)?,
-            scope,
+        let asked = request.get_ref();
+        let asked = Asked {
+            key: &asked.key,
+            scope: scope(asked.scope),
+            request_id: &asked.request_id,
         };
-        let written = self
-            .configs
-            .rollback(&writer, &request.key, request.version, &options)
+        let audited = self.audited("RollbackConfig", &request, &asked)?;
+        let answer = self.rollback(request, audited.trail()).await;
+        audited
+            .end(answer, |answer| answer.config.as_ref().map(|config| &*config.etag))
             .await
-            .map_err(|error| status::config(error, "key"))?;
-        Ok(Response::new(v1::RollbackConfigResponse {
-            config: Some(message(written)),
-        }))
     }
 
     async fn explain_route(

@@ -127,7 +127,7 @@ impl Drop for UnderWay {
 }
 
 /// Without the package, which is one.
-fn method(path: &str) -> &'static str {
+pub(super) fn method(path: &str) -> &'static str {
     let known = METHODS.into_iter().find(|known| *known == path);
     known.map_or("unknown", |known| known.trim_start_matches("/tagway.v1."))
 }

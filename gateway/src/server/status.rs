@@ -7,6 +7,7 @@ use tagway_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::audit::Unaudited;
 use crate::backend::{BackendError, Unfit};
 use crate::config::ConfigError;
 use crate::identity::IdentityError;
@@ -73,6 +74,16 @@ pub(crate) fn quota(exceeded: Exceeded) -> Status {
     };
     let message = format!("the tenant's quota on this replica: {exceeded}");
     retry(Code::ResourceExhausted, "QUOTA", message, after)
+}
+
+/// What is done has to be written down, and cannot be.
+pub(crate) fn unaudited(_: Unaudited) -> Status {
+    retry(
+        Code::Unavailable,
+        "AUDIT_UNAVAILABLE",
+        "who writes has to be written down, and that cannot be done now: it may be done or not",
+        RETRY,
+    )
 }
 
 /// More requests at once than this replica takes.

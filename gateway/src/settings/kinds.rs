@@ -106,6 +106,15 @@ impl<'de> Deserialize<'de> for Queue {
     }
 }
 
+/// Where the audit goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditTo {
+    /// To stdout.
+    Stdout,
+    /// To the end of a file.
+    File(PathBuf),
+}
+
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use super::{entry, names, only, page, tenant};
-use crate::backend::{Backend, Precondition, ReadMany, WriteError};
+use crate::backend::{Backend, Deleted, Precondition, ReadMany, WriteError};
 use crate::identity::VerifiedTenant;
 use crate::key::{Etag, Life};
 use crate::placement::PhysicalName;
@@ -65,7 +65,11 @@ pub(crate) async fn agrees_with_a_map(gateways: [Arc<dyn Backend>; 2], behind: &
             },
             3 => match store.delete(tenant, &name, false, only(precondition)).await {
                 Ok(deleted) => {
-                    assert!(holds && deleted == stands.is_some(), "{context}");
+                    assert!(holds && deleted.something() == stands.is_some(), "{context}");
+                    if let Deleted::Stood(told) = deleted {
+                        assert!(told.is_none() || told == stands, "{context}");
+                        assert!(told.is_some() || !store.capabilities().if_match, "{context}");
+                    }
                     model.remove(&key);
                 }
                 Err(WriteError::PreconditionFailed) => assert!(!holds, "{context}"),

@@ -8,14 +8,15 @@ use super::item::{self, EXPIRES_AT, Item, OUTCOME, REQUEST_DIGEST, number, strin
 use super::partition::Partition;
 use crate::backend::{BackendError, Entry, Once, REMEMBERED};
 use crate::identity::VerifiedTenant;
+use crate::key::Etag;
 
 /// What became of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// This stands after a put; without its value.
     Stands(Entry),
-    /// Something stood here.
-    Deleted,
+    /// This stood here; which it was, is not remembered.
+    Deleted(Option<Etag>),
     /// Nothing stood here, but in another store.
     Elsewhere,
     /// Nothing stood anywhere.
@@ -47,7 +48,7 @@ pub(super) fn sort_key(tenant: &VerifiedTenant, once: &Once) -> String {
 pub(super) fn item(once: &Once, outcome: &Outcome, now: u64) -> Item {
     let (name, mut item) = match outcome {
         Outcome::Stands(entry) => (STANDS, item::described(entry)),
-        Outcome::Deleted => (DELETED, Item::new()),
+        Outcome::Deleted(_) => (DELETED, Item::new()),
         Outcome::Elsewhere => (ELSEWHERE, Item::new()),
         Outcome::Nothing => (NOTHING, Item::new()),
     };
@@ -75,7 +76,7 @@ impl Partition<'_> {
         }
         Ok(Seen::Done(match item::text(&found, OUTCOME) {
             Some(STANDS) => Outcome::Stands(item::entry(found)?),
-            Some(DELETED) => Outcome::Deleted,
+            Some(DELETED) => Outcome::Deleted(None),
             Some(ELSEWHERE) => Outcome::Elsewhere,
             Some(NOTHING) => Outcome::Nothing,
             _ => return Err(item::damaged(&found, OUTCOME, "stands, deleted, elsewhere or nothing")),

@@ -329,7 +329,7 @@ impl Attempt<'_> {
     fn outcome(&self) -> Outcome {
         match (self.change, &self.state) {
             (Change::Put(_), Some(entry)) => Outcome::Stands(entry.clone()),
-            (Change::Delete { .. }, Some(_)) => Outcome::Deleted,
+            (Change::Delete { .. }, Some(_)) => Outcome::Deleted(self.follows),
             (Change::Delete { elsewhere: true }, None) => Outcome::Elsewhere,
             _ => Outcome::Nothing,
         }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::backend::embedded::CAPABILITIES;
 use crate::backend::{
-    Access, Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest,
+    Access, Backend, BackendError, Capabilities, Conditions, Deleted, Entry, HistoryPage, NewEntry, Page, PageRequest,
     Precondition, ReadMany, WriteError, scope_root,
 };
 use crate::clock::Clock;
@@ -261,10 +261,14 @@ impl Backend for Fake {
         name: &PhysicalName,
         elsewhere: bool,
         _: Conditions,
-    ) -> Result<bool, WriteError> {
+    ) -> Result<Deleted, WriteError> {
         self.pause().await?;
         let stood = self.states.lock().unwrap().remove(name).is_some();
         self.pause().await?;
-        Ok(stood || elsewhere)
+        Ok(if stood {
+            Deleted::Stood(None)
+        } else {
+            Deleted::nothing(elsewhere)
+        })
     }
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 
 use crate::backend::{
-    Backend, BackendError, Capabilities, Conditions, Entry, HistoryPage, NewEntry, Page, PageRequest, WriteError,
+    Backend, BackendError, Capabilities, Conditions, Deleted, Entry, HistoryPage, NewEntry, Page, PageRequest,
+    WriteError,
 };
 use crate::identity::VerifiedTenant;
 use crate::placement::PhysicalName;
@@ -124,7 +125,7 @@ impl Backend for Fused {
         name: &PhysicalName,
         elsewhere: bool,
         conditions: Conditions,
-    ) -> Result<bool, WriteError> {
+    ) -> Result<Deleted, WriteError> {
         self.through(self.store.delete(tenant, name, elsewhere, conditions))
             .await
     }

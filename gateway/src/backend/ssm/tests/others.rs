@@ -230,6 +230,7 @@ async fn a_name_that_is_too_deep_is_not_asked_for() {
             .delete(&acme(), &deep, false, Conditions::default())
             .await
             .unwrap()
+            .something()
     );
     let within = PageRequest {
         prefix: "a/b/c/d/e/",
@@ -300,7 +301,8 @@ async fn a_delete_that_shall_find_nothing_deletes_nothing() {
         precondition: Precondition::Absent,
         once: None,
     };
-    assert!(!store.delete(&acme(), &name("t_a"), false, absent).await.unwrap());
+    let deleted = store.delete(&acme(), &name("t_a"), false, absent).await.unwrap();
+    assert!(!deleted.something());
     store
         .write(&acme(), &name("t_a"), entry("x", "text/plain"), absent)
         .await
