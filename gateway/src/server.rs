@@ -14,6 +14,7 @@ mod shape;
 mod status;
 mod strategies;
 mod taken;
+mod traced;
 mod watch;
 mod within_quota;
 
@@ -48,6 +49,7 @@ use deadline::Deadline;
 use in_flight::InFlight;
 use measured::Measured;
 use shape::Shape;
+use traced::Traced;
 use within_quota::WithinQuota;
 
 pub(crate) use watch::Watches;
@@ -147,6 +149,7 @@ impl Administration {
     fn service(self, limits: &LimitSettings) -> impl Mounted {
         ServiceBuilder::new()
             .layer(AroundLayer(Measured(self.metrics)))
+            .layer(AroundLayer(Traced))
             .layer(AroundLayer(self.in_flight))
             // A version that is to be taken up may take its time.
             .layer(AroundLayer(Deadline {
@@ -256,6 +259,7 @@ pub async fn serve_grpc(
     let service = ServiceBuilder::new()
         // Around all, so that whatever becomes of a request is counted.
         .layer(AroundLayer(Measured(metrics)))
+        .layer(AroundLayer(Traced))
         // Before anything is done, so that a request too many costs next to nothing.
         .layer(AroundLayer(in_flight.clone()))
         // Around everything that can wait, the issuer's keys included.

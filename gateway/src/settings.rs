@@ -473,9 +473,17 @@ pub struct TelemetrySettings {
     pub format: LogFormat,
     audit: String,
     otlp_endpoint: String,
+    /// Which share of requests is traced, where their callers have not decided. 0 to 1.
+    pub trace_share: f64,
 }
 
 impl TelemetrySettings {
+    /// Where traces go, if they do: a collector that takes OTLP over gRPC.
+    #[must_use]
+    pub fn otlp_endpoint(&self) -> Option<&str> {
+        Some(self.otlp_endpoint.as_str()).filter(|endpoint| !endpoint.is_empty())
+    }
+
     /// Where writes, activations and refusals are written down, if they are.
     #[must_use]
     pub fn audit(&self) -> Option<AuditTo> {
@@ -601,6 +609,7 @@ impl Default for TelemetrySettings {
             format: LogFormat::Json,
             audit: String::new(),
             otlp_endpoint: String::new(),
+            trace_share: 0.1,
         }
     }
 }

@@ -1,18 +1,21 @@
-//! What operators learn of the process: logs, to stderr, without values and tokens; and what all metrics have in common.
+//! What operators learn of the process: logs, to stderr, without values and tokens; and what all metrics have in common; and traces.
 
 mod process;
+mod traces;
 
 use std::io::IsTerminal as _;
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{FilterExt as _, ParseError, filter_fn};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, reload};
 
 use crate::settings::{LogFormat, TelemetrySettings};
 
 pub use process::ProcessMetrics;
+pub use traces::{TRACE, Traces, TracesError, context_of, traceparent};
 
 /// Upper bounds of what takes from microseconds, as a hit of the cache does, to seconds, as a store that is hardly there does.
 const SECONDS: [f64; 18] = [
@@ -29,6 +32,17 @@ pub fn durations() -> Histogram {
     Histogram::new(SECONDS)
 }
 
+/// Why a process cannot be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// `telemetry.log` is no filter. Settings with such a one do not resolve.
+    #[error("telemetry.log: {0}")]
+    Filter(#[from] ParseError),
+    /// Traces cannot go where they should.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
+}
+
 /// This process's logs.
 pub struct Logs(Box<dyn Fn(EnvFilter) + Send + Sync>);
 
@@ -43,29 +57,24 @@ impl Logs {
     }
 }
 
-/// Sends this process's logs where the settings say, from here on. Once a process.
-///
-/// # Errors
-/// When `telemetry.log` is no filter. Settings with such a one do not resolve.
-pub fn init(settings: &TelemetrySettings) -> Result<Logs, ParseError> {
-    let filter = EnvFilter::try_new(&settings.log)?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+/// Sends this process's logs, and its traces if there are any, where the settings say, from here on. Once a process, and in its
+/// runtime.
+pub fn init(settings: &TelemetrySettings) -> Result<(Logs, Traces), InitError> {
+    let traces = Traces::open(settings)?;
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&settings.log)?);
+    // Spans are for traces alone: a line says what it has to say.
+    let filter = filter.and(filter_fn(|metadata| metadata.target() != TRACE));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    Ok(match settings.format {
-        LogFormat::Json => {
-            let lines = lines.json().flatten_event(true).with_filter_reloading();
-            let handle = lines.reload_handle();
-            lines.finish().init();
-            // It is there as long as the process is.
-            Logs(Box::new(move |filter| _ = handle.reload(filter)))
-        }
-        LogFormat::Text => {
-            let lines = lines.with_filter_reloading();
-            let handle = lines.reload_handle();
-            lines.finish().init();
-            Logs(Box::new(move |filter| _ = handle.reload(filter)))
-        }
-    })
+    let registry = tracing_subscriber::registry().with(traces.layer());
+    match settings.format {
+        LogFormat::Json => registry
+            .with(lines.json().flatten_event(true).with_filter(filter))
+            .init(),
+        LogFormat::Text => registry.with(lines.with_filter(filter)).init(),
+    }
+    // It is there as long as the process is.
+    let logs = Logs(Box::new(move |filter| _ = handle.reload(filter)));
+    Ok((logs, traces))
 }

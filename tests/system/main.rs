@@ -32,6 +32,7 @@ mod quotas;
 mod reads;
 mod strategies;
 mod tls;
+mod traces;
 mod watch;
 mod watch_clients;
 mod watch_command;

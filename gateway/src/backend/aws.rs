@@ -8,6 +8,7 @@
 pub(crate) mod failure;
 #[cfg(test)]
 pub(crate) mod stand_in;
+mod traced;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -34,6 +35,8 @@ use super::{Access, BackendError};
 use crate::identity::VerifiedTenant;
 use crate::key::TenantId;
 use crate::placement::Space;
+
+pub(super) use traced::Traced;
 
 /// What the gateway does whenever AWS changes its defaults: nothing, until this is raised.
 const BEHAVIOR: fn() -> BehaviorVersion = BehaviorVersion::v2026_01_12;

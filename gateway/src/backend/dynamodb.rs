@@ -21,7 +21,7 @@ use aws_sdk_dynamodb::config::retry::RetryPartition;
 use tokio::sync::Semaphore;
 
 use super::aws::failure::Unreadable;
-use super::aws::{Aws, AwsSettings, NoRegion};
+use super::aws::{Aws, AwsSettings, NoRegion, Traced};
 use super::{
     Access, Backend, BackendError, Capabilities, Conditions, Deleted, Entry, HistoryPage, NewEntry, Page, PageRequest,
     ReadMany, WriteError, scope_root,
@@ -128,6 +128,7 @@ impl DynamoDb {
 fn client(config: &SdkConfig, retries: RetryPartition) -> Client {
     let config = aws_sdk_dynamodb::config::Builder::from(config)
         .retry_partition(retries)
+        .interceptor(Traced)
         .retry_classifier(Unreadable);
     Client::from_conf(config.build())
 }

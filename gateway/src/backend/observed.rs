@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span, info_span};
 
 use super::metrics::BackendMetrics;
 use super::{
@@ -14,6 +15,7 @@ use super::{
 use crate::identity::VerifiedTenant;
 use crate::placement::PhysicalName;
 use crate::status::Part;
+use crate::telemetry::TRACE;
 
 /// Failures without an answer between them, after which a store is away.
 const IN_A_ROW: u32 = 5;
@@ -69,6 +71,14 @@ impl Observed {
         answers
     }
 
+    fn begin(&self, operation: &'static str) -> (Call, Span) {
+        let span = info_span!(
+            target: TRACE, "backend", otel.name = operation, otel.kind = "client", tagway.backend = &*self.id
+        );
+        let began = Instant::now();
+        (Call { operation, began }, span)
+    }
+
     fn count(&self, Call { operation, began }: Call, error: Option<&BackendError>) {
         let outcome = error.map_or("answered", BackendError::kind);
         self.metrics.ended(&self.id, operation, outcome, began.elapsed());
@@ -105,15 +115,6 @@ struct Call {
     began: Instant,
 }
 
-impl Call {
-    fn begin(operation: &'static str) -> Self {
-        Self {
-            operation,
-            began: Instant::now(),
-        }
-    }
-}
-
 #[async_trait]
 impl Backend for Observed {
     fn capabilities(&self) -> &Capabilities {
@@ -121,8 +122,8 @@ impl Backend for Observed {
     }
 
     async fn read(&self, tenant: &VerifiedTenant, name: &PhysicalName) -> Result<Option<Entry>, BackendError> {
-        let call = Call::begin("read");
-        self.noted(call, self.store.read(tenant, name).await)
+        let (call, span) = self.begin("read");
+        self.noted(call, self.store.read(tenant, name).instrument(span).await)
     }
 
     async fn read_many(
@@ -131,13 +132,13 @@ impl Backend for Observed {
         names: &[&PhysicalName],
         bytes: usize,
     ) -> Vec<Result<ReadMany, BackendError>> {
-        let call = Call::begin("read_many");
-        self.noted_many(call, self.store.read_many(tenant, names, bytes).await)
+        let (call, span) = self.begin("read_many");
+        self.noted_many(call, self.store.read_many(tenant, names, bytes).instrument(span).await)
     }
 
     async fn compare(&self, tenant: &VerifiedTenant, names: &[&PhysicalName]) -> Vec<Result<Compared, BackendError>> {
-        let call = Call::begin("compare");
-        self.noted_many(call, self.store.compare(tenant, names).await)
+        let (call, span) = self.begin("compare");
+        self.noted_many(call, self.store.compare(tenant, names).instrument(span).await)
     }
 
     async fn read_version(
@@ -146,8 +147,11 @@ impl Backend for Observed {
         name: &PhysicalName,
         version: u64,
     ) -> Result<Option<Entry>, BackendError> {
-        let call = Call::begin("read_version");
-        self.noted(call, self.store.read_version(tenant, name, version).await)
+        let (call, span) = self.begin("read_version");
+        self.noted(
+            call,
+            self.store.read_version(tenant, name, version).instrument(span).await,
+        )
     }
 
     async fn history(
@@ -158,13 +162,19 @@ impl Backend for Observed {
         entries: usize,
         bytes: usize,
     ) -> Result<HistoryPage, BackendError> {
-        let call = Call::begin("history");
-        self.noted(call, self.store.history(tenant, name, after, entries, bytes).await)
+        let (call, span) = self.begin("history");
+        self.noted(
+            call,
+            self.store
+                .history(tenant, name, after, entries, bytes)
+                .instrument(span)
+                .await,
+        )
     }
 
     async fn list(&self, tenant: &VerifiedTenant, request: PageRequest<'_>) -> Result<Page, BackendError> {
-        let call = Call::begin("list");
-        self.noted(call, self.store.list(tenant, request).await)
+        let (call, span) = self.begin("list");
+        self.noted(call, self.store.list(tenant, request).instrument(span).await)
     }
 
     async fn write(
@@ -174,8 +184,11 @@ impl Backend for Observed {
         entry: NewEntry,
         conditions: Conditions,
     ) -> Result<Entry, WriteError> {
-        let call = Call::begin("write");
-        self.noted_write(call, self.store.write(tenant, name, entry, conditions).await)
+        let (call, span) = self.begin("write");
+        self.noted_write(
+            call,
+            self.store.write(tenant, name, entry, conditions).instrument(span).await,
+        )
     }
 
     async fn delete(
@@ -185,7 +198,13 @@ impl Backend for Observed {
         elsewhere: bool,
         conditions: Conditions,
     ) -> Result<Deleted, WriteError> {
-        let call = Call::begin("delete");
-        self.noted_write(call, self.store.delete(tenant, name, elsewhere, conditions).await)
+        let (call, span) = self.begin("delete");
+        self.noted_write(
+            call,
+            self.store
+                .delete(tenant, name, elsewhere, conditions)
+                .instrument(span)
+                .await,
+        )
     }
 }

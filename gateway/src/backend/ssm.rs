@@ -23,7 +23,7 @@ use aws_sdk_ssm::config::retry::RetryPartition;
 use aws_sdk_ssm::operation::delete_parameter::DeleteParameterError;
 use aws_sdk_ssm::operation::get_parameter_history::GetParameterHistoryError;
 
-use super::aws::{Aws, AwsSettings, NoRegion};
+use super::aws::{Aws, AwsSettings, NoRegion, Traced};
 use super::{
     Access, Backend, BackendError, Capabilities, Compared, Conditions, Deleted, Entry, HistoryPage, NewEntry, Page,
     PageRequest, Precondition, ReadMany, WriteError, scope_root,
@@ -147,6 +147,7 @@ impl ParameterStore {
 fn client(config: &SdkConfig, retries: RetryPartition) -> Client {
     let config = aws_sdk_ssm::config::Builder::from(config)
         .retry_partition(retries)
+        .interceptor(Traced)
         // What is tried again takes a turn too, which only `Calls` know of.
         .retry_config(RetryConfig::disabled());
     Client::from_conf(config.build())

@@ -7,6 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, join_all};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
+use tracing::{Instrument as _, info_span};
 
 use super::fence::{Fence, ReadTicket};
 use super::known::{Known, Look, Verdict};
@@ -16,6 +17,7 @@ use crate::clock::backoff;
 use crate::identity::VerifiedTenant;
 use crate::key::TenantId;
 use crate::placement::{CachePolicy, Place};
+use crate::telemetry::TRACE;
 
 /// How often a store is asked again that answered with what stood before what was seen.
 const BEHIND: usize = 5;
@@ -88,13 +90,13 @@ impl Cache {
                 if self.is_to_be_looked_at(&known, backend, came)
                     && let Some(departure) = self.revalidate(tenant, place)
                 {
-                    tokio::spawn(departure.read(tenant.clone(), Arc::clone(backend)));
+                    tokio::spawn(departure.read(tenant.clone(), Arc::clone(backend)).in_current_span());
                 }
                 return Ok(served(&known, Source::Cache));
             }
             Near::Stale(known) => {
                 if let Some(departure) = self.revalidate(tenant, place) {
-                    tokio::spawn(departure.read(tenant.clone(), Arc::clone(backend)));
+                    tokio::spawn(departure.read(tenant.clone(), Arc::clone(backend)).in_current_span());
                 }
                 return Ok(self.stale(&known));
             }
@@ -108,8 +110,9 @@ impl Cache {
             consistency,
             came,
         };
+        let span = info_span!(target: TRACE, "cache", tagway.backend = &*place.backend);
         // Apart, for the room that it takes is room that each read of what is near would have to make too.
-        Box::pin(self.ask(asker, kept)).await
+        Box::pin(self.ask(asker, kept).instrument(span)).await
     }
 
     /// Asks for what is not near, or not any more.
@@ -120,7 +123,11 @@ impl Cache {
     ) -> Result<Read<Option<Entry>>, BackendError> {
         let (boarded, departure) = self.board(&asker, Company::of(asker.consistency));
         if let Some(departure) = departure {
-            tokio::spawn(departure.read(asker.tenant.clone(), Arc::clone(asker.backend)));
+            tokio::spawn(
+                departure
+                    .read(asker.tenant.clone(), Arc::clone(asker.backend))
+                    .in_current_span(),
+            );
         }
         let landed = self.land(&asker, boarded).await;
         let landed = landed.and_then(|known| known.ok_or_else(unanswered));
@@ -178,7 +185,7 @@ impl Cache {
         // What somebody waits for comes first, should there be no room for all.
         departures.append(&mut revalidations);
         if !departures.is_empty() {
-            tokio::spawn(read_together(departures, tenant.clone(), Arc::clone(backend), bytes));
+            tokio::spawn(read_together(departures, tenant.clone(), Arc::clone(backend), bytes).in_current_span());
         }
         let answers = answers.into_iter().map(async |answer| {
             let (asker, boarded, kept) = match answer {
@@ -195,7 +202,8 @@ impl Cache {
                 (Err(error), _) => Err(error),
             }
         });
-        join_all(answers).await
+        let span = info_span!(target: TRACE, "cache", tagway.places = places.len());
+        join_all(answers).instrument(span).await
     }
 
     /// What is near, as far as it may be served.
@@ -298,7 +306,11 @@ impl Cache {
             }
             let (next, departure) = self.board(asker, company.narrower());
             if let Some(departure) = departure {
-                tokio::spawn(departure.read(asker.tenant.clone(), Arc::clone(asker.backend)));
+                tokio::spawn(
+                    departure
+                        .read(asker.tenant.clone(), Arc::clone(asker.backend))
+                        .in_current_span(),
+                );
             }
             boarded = next;
         }

@@ -47,7 +47,6 @@ impl Serve {
                 .map_err(|error| Failure::Failed(format!("{}: {error}", self.data.display())))?;
             (development::development(&self.data, super::variables()?)?, Some(key))
         };
-        let logs = telemetry::init(&settings.telemetry).map_err(|error| Failure::Usage(error.to_string()))?;
         let file = match self.config {
             Some(file) => Some((file, super::variables()?)),
             None => None,
@@ -58,10 +57,17 @@ impl Serve {
             .worker_threads(threads)
             .enable_all()
             .build()?;
-        make_room(settings.limits.connections);
         let drain = settings.server.drain;
         let development = key.as_ref().map(|key| (key, self.data.as_path()));
-        let served = runtime.block_on(serve(settings, file, logs, development));
+        let served = runtime.block_on(async {
+            let told = telemetry::init(&settings.telemetry).map_err(|error| Failure::Usage(error.to_string()));
+            let (logs, traces) = told?;
+            make_room(settings.limits.connections);
+            let served = serve(settings, file, logs, development).await;
+            // It waits for the collector, which is spoken to on the runtime.
+            _ = tokio::task::spawn_blocking(|| traces.end()).await;
+            served
+        });
         // A thread that still compiles or syncs does not keep the process.
         runtime.shutdown_timeout(drain / 20);
         served

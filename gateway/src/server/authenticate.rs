@@ -7,14 +7,16 @@ use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::{Code, Status};
+use tracing::{Instrument as _, info_span};
 
 use super::around::{Around, Next};
 use super::connection::Peer;
 use super::measured::{ending, method};
-use super::status;
+use super::{status, traced};
 use crate::audit::{Audit, Outcome, Record};
 use crate::identity::{Identity, IdentityError, VerifiedTenant};
 use crate::quota::Quotas;
+use crate::telemetry::TRACE;
 
 /// Puts a `VerifiedTenant` into each request's extensions, or answers in its place.
 #[derive(Clone)]
@@ -27,13 +29,15 @@ pub(super) struct Authenticate {
 impl Around for Authenticate {
     async fn around(&self, mut request: Request<Body>, next: impl Next) -> Response<Body> {
         let (method, peer) = (method(request.uri().path()), peer(&request));
-        let tenant = match self.identity.verify(request.headers()).await {
+        let verified = self.identity.verify(request.headers());
+        let tenant = match verified.instrument(info_span!(target: TRACE, "auth")).await {
             Ok(tenant) => tenant,
             Err(error) => return refuse(&self.audit, method, peer.as_ref(), &error),
         };
         if let Some(peer) = &peer {
             peer.is_known();
         }
+        traced::is_of(&tenant);
         // Nothing behind this wall needs the secret.
         request.headers_mut().remove(AUTHORIZATION);
         request.extensions_mut().insert(tenant.clone());

@@ -65,6 +65,18 @@ impl Settings {
             "identity.token_memory",
             "at least 1MiB",
         );
+        let endpoint = self.telemetry.otlp_endpoint();
+        check.require(
+            endpoint
+                .is_none_or(|url| url.starts_with("http") && reqwest::Url::parse(url).is_ok_and(|url| url.has_host())),
+            "telemetry.otlp_endpoint",
+            "a collector that takes OTLP over gRPC, such as \"http://127.0.0.1:4317\"",
+        );
+        check.require(
+            (0.0..=1.0).contains(&self.telemetry.trace_share),
+            "telemetry.trace_share",
+            "between 0.0 and 1.0",
+        );
         check.require(
             EnvFilter::try_new(&self.telemetry.log).is_ok(),
             "telemetry.log",

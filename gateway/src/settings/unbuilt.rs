@@ -7,7 +7,7 @@ use super::Problem;
 use super::document::Document;
 
 /// A dotted path in which `*` stands for any one key, and the values that mean "without it".
-const UNBUILT: &[(&str, &[&str])] = &[("strategies.*.class", &["strict"]), ("telemetry.otlp_endpoint", &[""])];
+const UNBUILT: &[(&str, &[&str])] = &[("strategies.*.class", &["strict"])];
 
 /// One problem for each key that asks for a part that is not there.
 pub(super) fn refuse(document: &Document<'_>) -> Vec<Problem> {

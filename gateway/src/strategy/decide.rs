@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tracing::{Instrument as _, info_span};
 
 use super::breaker::{Admission, Outcome};
 use super::memory::{Answer, Asked, KnownName, Memory, TenantMemory};
@@ -17,6 +18,7 @@ use crate::identity::VerifiedTenant;
 use crate::key::{ConfigKey, Tag, TagPrefix};
 use crate::placement::{PlaceRange, Placed};
 use crate::settings::{BreakerSettings, LimitSettings};
+use crate::telemetry::TRACE;
 
 /// A strategy that serves: a version, and what it has answered.
 pub struct Strategy {
@@ -150,6 +152,16 @@ impl Strategy {
     }
 
     async fn ask(&self, tenant: &VerifiedTenant, asked: Asked<'_>, context: &Context) -> Result<Answer, DecideError> {
+        let span = info_span!(target: TRACE, "decision", tagway.strategy = &**self.name(), tagway.generation = self.generation());
+        self.ask_within(tenant, asked, context).instrument(span).await
+    }
+
+    async fn ask_within(
+        &self,
+        tenant: &VerifiedTenant,
+        asked: Asked<'_>,
+        context: &Context,
+    ) -> Result<Answer, DecideError> {
         let memory = self.memory.of(tenant.id());
         memory.is_asked();
         if let Some(answer) = memory.answers.get(&asked) {

@@ -247,9 +247,14 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
             "tagway.toml:22: limits.handshake: ",
         ),
         (
-            "traces, not built yet",
-            format!("{GOOD}[telemetry]\notlp_endpoint = \"http://127.0.0.1:4317\"\n"),
-            "tagway.toml:22: telemetry.otlp_endpoint: this part of the gateway is not built yet",
+            "traces that go nowhere",
+            format!("{GOOD}[telemetry]\notlp_endpoint = \"collector\"\n"),
+            "tagway.toml:22: telemetry.otlp_endpoint: a collector",
+        ),
+        (
+            "more traces than requests",
+            format!("{GOOD}[telemetry]\ntrace_share = 2.0\n"),
+            "tagway.toml:22: telemetry.trace_share: between 0.0 and 1.0",
         ),
         (
             "a cache of nothing",
@@ -382,7 +387,7 @@ fn variables_override_and_are_named_when_they_are_wrong() {
         (
             "TAGWAY_TELEMETRY__OTLP_ENDPOINT",
             "x",
-            "TAGWAY_TELEMETRY__OTLP_ENDPOINT: telemetry.otlp_endpoint: this part",
+            "TAGWAY_TELEMETRY__OTLP_ENDPOINT: telemetry.otlp_endpoint: a collector",
         ),
         (
             "TAGWAY_IDENTITY__AUDIENCES",
