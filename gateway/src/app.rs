@@ -297,7 +297,13 @@ fn open_audit(settings: &Settings, replica: &Arc<str>, parts: &Parts, clock: &Cl
         return Ok(Arc::new(Audit::none()));
     };
     let part = parts.part("audit", true, "");
-    Ok(Arc::new(Audit::open(&to, Arc::clone(replica), part, clock.clone())?))
+    Ok(Arc::new(Audit::open(
+        &to,
+        settings.limits.in_flight,
+        Arc::clone(replica),
+        part,
+        clock.clone(),
+    )?))
 }
 
 async fn open_lifecycle(made: Made, settings: &Settings) -> Result<Arc<Lifecycle>, StartError> {

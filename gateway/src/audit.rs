@@ -12,23 +12,24 @@ use std::io;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::settings::AuditTo;
 use crate::status::Part;
-use sink::Line;
+use sink::{AuditMetrics, Health, Line, Sink};
 
 pub use record::{Outcome, Record};
 
-/// Lines that wait. More wait where they come from, within their requests' deadlines.
+/// Lines that wait besides those of writes, which have a place each before they begin.
 const QUEUE: usize = 1024;
+/// A line that is not written within this has the sink taken for away.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Refusals of one tenant, or of all who are none, that are written down in a second. So many at once.
 pub const NOTED: NonZero<u32> = NonZero::<u32>::MIN.saturating_add(49);
@@ -38,14 +39,20 @@ pub struct Audit(Option<Open>);
 
 struct Open {
     lines: mpsc::Sender<Line>,
-    is_able: Arc<AtomicBool>,
+    /// Of the queue, for writes.
+    reserved: usize,
+    health: Arc<Health>,
     /// Refusals that were counted and no more, since the last line.
     omitted: AtomicU64,
     strangers: DefaultDirectRateLimiter,
+    callers: DefaultDirectRateLimiter,
     replica: Arc<str>,
     clock: Clock,
-    metrics: Family<[(&'static str, &'static str); 1], Counter>,
+    metrics: AuditMetrics,
 }
+
+/// Place in the queue for the line of something that is about to be done. Dropped, nothing is written.
+pub struct Reserved<'a>(Option<(&'a Open, mpsc::Permit<'a, Line>)>);
 
 /// The line of what was done, or is to be, cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -69,32 +76,40 @@ impl Audit {
         Self(None)
     }
 
-    /// One that goes to `to`, and says how it does.
-    pub fn open(to: &AuditTo, replica: Arc<str>, part: Part, clock: Clock) -> Result<Self, AuditError> {
-        let (lines, waiting) = mpsc::channel(QUEUE);
-        let is_able = Arc::new(AtomicBool::new(true));
-        sink::start(to, waiting, part, Arc::clone(&is_able)).map_err(|error| AuditError {
+    /// One that goes to `to`, of a replica that does so many things at once, and says how it does.
+    pub fn open(to: &AuditTo, at_once: u32, replica: Arc<str>, part: Part, clock: Clock) -> Result<Self, AuditError> {
+        let reserved = at_once as usize;
+        let (lines, waiting) = mpsc::channel(QUEUE + reserved);
+        let metrics = AuditMetrics::default();
+        let health = Arc::new(Health::new(part));
+        let sink = Sink::open(to).map_err(|error| AuditError {
             path: match to {
                 AuditTo::File(path) => path.clone(),
                 AuditTo::Stdout => "stdout".into(),
             },
             error,
         })?;
+        sink::start(sink, waiting, Arc::clone(&health), metrics.clone()).map_err(|error| AuditError {
+            path: "a thread".into(),
+            error,
+        })?;
         Ok(Self(Some(Open {
             lines,
-            is_able,
+            reserved,
+            health,
             omitted: AtomicU64::new(0),
             strangers: RateLimiter::direct(Quota::per_second(NOTED)),
+            callers: RateLimiter::direct(Quota::per_second(NOTED)),
             replica,
             clock,
-            metrics: Family::default(),
+            metrics,
         })))
     }
 
     /// Has `registry` tell how many lines there were.
     pub fn register(&self, registry: &mut Registry) {
         if let Some(open) = &self.0 {
-            let help = "Lines of the audit, by whether they were written, could not be, or were too many";
+            let help = "Lines of the audit, by whether they were written, could not be yet, or were too many";
             registry.register("audit_records", help, open.metrics.clone());
         }
     }
@@ -105,28 +120,17 @@ impl Audit {
         self.0.is_some()
     }
 
-    /// Whether it is worth beginning something that has to be written down.
-    pub fn check(&self) -> Result<(), Unaudited> {
-        match &self.0 {
-            Some(open) if !open.is_able.load(Ordering::Acquire) => Err(Unaudited),
-            _ => Ok(()),
-        }
-    }
-
-    /// Writes down what was done. When it returns, the line has left the process.
-    pub async fn done(&self, record: Record<'_>) -> Result<(), Unaudited> {
+    /// Place for the line of something that is to be written down, before it is begun: once it is done, it is too late to find
+    /// none.
+    pub async fn reserve(&self) -> Result<Reserved<'_>, Unaudited> {
         let Some(open) = &self.0 else {
-            return Ok(());
+            return Ok(Reserved(None));
         };
-        let (written, answer) = oneshot::channel();
-        let line = Line {
-            text: open.line(record),
-            written: Some(written),
-        };
-        open.lines.send(line).await.map_err(|_| Unaudited)?;
-        let written = answer.await.unwrap_or(Err(Unaudited));
-        open.count(if written.is_ok() { "written" } else { "failed" });
-        written
+        if !open.health.is_able(PATIENCE) {
+            return Err(Unaudited);
+        }
+        let permit = open.lines.reserve().await.map_err(|_| Unaudited)?;
+        Ok(Reserved(Some((open, permit))))
     }
 
     /// Writes down what nobody waits for, if there is room.
@@ -134,19 +138,28 @@ impl Audit {
         let Some(open) = &self.0 else {
             return;
         };
-        let line = Line {
-            text: open.line(record),
-            written: None,
-        };
-        match open.lines.try_send(line) {
-            Ok(()) => open.count("written"),
-            Err(_) => self.omit(),
+        let has_room = open.lines.capacity() > open.reserved && open.health.is_able(PATIENCE);
+        match open.lines.try_reserve() {
+            Ok(place) if has_room => place.send(Line {
+                text: open.line(record),
+                written: None,
+            }),
+            _ => self.omit(),
         }
     }
 
     /// Writes down that somebody of whom nothing is known was not let, if those are not too many.
     pub fn note_stranger(&self, record: Record<'_>) {
-        if self.0.as_ref().is_some_and(|open| open.strangers.check().is_ok()) {
+        self.note_if(|open| &open.strangers, record);
+    }
+
+    /// The same of somebody who showed a good token, for what it does not grant.
+    pub fn note_caller(&self, record: Record<'_>) {
+        self.note_if(|open| &open.callers, record);
+    }
+
+    fn note_if(&self, limiter: impl FnOnce(&Open) -> &DefaultDirectRateLimiter, record: Record<'_>) {
+        if self.0.as_ref().is_some_and(|open| limiter(open).check().is_ok()) {
             self.note(record);
         } else {
             self.omit();
@@ -157,7 +170,32 @@ impl Audit {
     pub fn omit(&self) {
         if let Some(open) = &self.0 {
             open.omitted.fetch_add(1, Ordering::Relaxed);
-            open.count("omitted");
+            open.metrics.get_or_create(&[("result", "omitted")]).inc();
+        }
+    }
+}
+
+impl Reserved<'_> {
+    /// Writes down what was done. When it returns, the line has left the process.
+    pub async fn done(self, record: Record<'_>) -> Result<(), Unaudited> {
+        let Some((open, place)) = self.0 else {
+            return Ok(());
+        };
+        let (written, answer) = oneshot::channel();
+        place.send(Line {
+            text: open.line(record),
+            written: Some(written),
+        });
+        answer.await.unwrap_or(Err(Unaudited))
+    }
+
+    /// Writes it down for nobody who waits.
+    pub fn note(self, record: Record<'_>) {
+        if let Some((open, place)) = self.0 {
+            place.send(Line {
+                text: open.line(record),
+                written: None,
+            });
         }
     }
 }
@@ -165,10 +203,6 @@ impl Audit {
 impl Open {
     fn line(&self, record: Record<'_>) -> String {
         record.line(&self.replica, self.clock.now(), self.omitted.swap(0, Ordering::Relaxed))
-    }
-
-    fn count(&self, result: &'static str) {
-        self.metrics.get_or_create(&[("result", result)]).inc();
     }
 }
 

@@ -111,6 +111,15 @@ impl Deleted {
         if elsewhere { Self::Elsewhere } else { Self::Nothing }
     }
 
+    /// What stood there, if something did and the store tells.
+    #[must_use]
+    pub fn etag(self) -> Option<Etag> {
+        match self {
+            Self::Stood(etag) => etag,
+            Self::Elsewhere | Self::Nothing => None,
+        }
+    }
+
     /// Whether something stood, here or there.
     #[must_use]
     pub fn something(self) -> bool {

@@ -252,6 +252,11 @@ impl Identity {
         self.tenant(caller, picked)
     }
 
+    /// Who the bearer is, whatever it may do; nobody, if the token does not say so. One that was just verified is remembered.
+    pub async fn bearer(&self, headers: &HeaderMap) -> Option<Arc<VerifiedCaller>> {
+        self.caller(token::shown(headers).ok()?).await.ok()
+    }
+
     /// Who may administrate, by the one token of a request with this metadata. It need not name a tenant.
     pub async fn administrator(&self, headers: &HeaderMap) -> Result<Administrator, IdentityError> {
         let caller = self.caller(token::shown(headers)?).await?;

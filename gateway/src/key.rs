@@ -93,6 +93,12 @@ impl Etag {
 #[derive(Debug, Clone, Default)]
 pub struct Tags(Vec<Tag>);
 
+/// Whether this could be a key, as far as its length and its characters go: what cannot is in no line.
+#[must_use]
+pub fn is_shaped_as_key(text: &str) -> bool {
+    text.len() <= KEY_BYTES && text.bytes().all(|byte| is_key_byte(byte) || byte == b'/')
+}
+
 fn is_key_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')
 }

@@ -31,11 +31,13 @@ pub struct Quotas {
 }
 
 /// What one tenant asks for.
+#[derive(Debug)]
 pub struct Share {
     requests: ArcSwap<DefaultDirectRateLimiter>,
     streams: AtomicU64,
     watched: AtomicU64,
     under_way: AtomicU64,
+    connections: AtomicU64,
     sent: AtomicU64,
     sent_by_all: Arc<AtomicU64>,
     most: ArcSwap<QuotaSettings>,
@@ -48,6 +50,10 @@ pub struct UnderWay {
     share: Arc<Share>,
     sent: AtomicU64,
 }
+
+/// One of its connections, until this is dropped.
+#[derive(Debug)]
+pub struct Connected(Arc<Share>);
 
 /// One of its streams, until this is dropped.
 pub struct Stream(Arc<Share>);
@@ -121,6 +127,7 @@ impl Quotas {
                 streams: AtomicU64::new(0),
                 watched: AtomicU64::new(0),
                 under_way: AtomicU64::new(0),
+                connections: AtomicU64::new(0),
                 sent: AtomicU64::new(0),
                 sent_by_all: Arc::clone(&self.sent),
                 most: ArcSwap::new(settings),
@@ -157,6 +164,14 @@ impl Share {
                 retry: not_yet.wait_time_from(DefaultClock::default().now()),
             }),
         }
+    }
+
+    /// One more connection of its own, while there are so many places left for all; as many as are left. More are a stranger's.
+    #[must_use]
+    pub fn connection(self: &Arc<Self>, left: u64) -> Option<Connected> {
+        let connection = Connected(Arc::clone(self));
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        (before < left.max(1)).then_some(connection)
     }
 
     /// Whether one more refusal is worth a line of the audit: not of a flood of them.
@@ -196,6 +211,12 @@ impl UnderWay {
             return Err(Exceeded::Sent(before));
         }
         Ok(())
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

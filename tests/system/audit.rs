@@ -257,3 +257,77 @@ async fn where_nothing_can_be_written_down_nothing_is_written() {
         "the first was done, and is written down late: {keys:?}"
     );
 }
+
+#[tokio::test]
+async fn what_is_no_key_is_not_repeated_and_a_retry_says_that_it_is_one() {
+    let gateway = Gateway::start_with(AUDIT);
+    let client = gateway.client("acme").await;
+    for key in [
+        "a secret thing, in the wrong field".to_owned(),
+        "\u{1}".repeat(100_000),
+        "x".repeat(1_000_000),
+    ] {
+        let mut message = put(&key, "x");
+        message.request_id = "a secret thing".to_owned();
+        assert_eq!(why(client.put_with(message).await).0, Code::InvalidArgument);
+    }
+    let refused = of(&gateway, "PutConfig", "refused").await;
+    assert!(
+        refused
+            .iter()
+            .all(|line| line["key"].is_null() && line["request_id"].is_null()),
+        "{refused:?}"
+    );
+    let text = fs::read_to_string(file(&gateway)).unwrap();
+    assert!(text.len() < 10_000 && !text.contains("secret thing"), "{text}");
+
+    let mut message = put(KEY, "x");
+    message.request_id = "2c5ea4c0-4067-11e9-8bad-9b1deb4d3b7d".to_owned();
+    let first = client.put_with(message.clone()).await.unwrap();
+    let second = client.put(KEY, "y").await.unwrap();
+    assert_eq!(client.put_with(message.clone()).await.unwrap().etag, first.etag);
+    let done = of(&gateway, "PutConfig", "done").await;
+    let told: Vec<(&str, bool)> = done
+        .iter()
+        .map(|line| (line["etag_after"].as_str().unwrap(), line["replayed"] == true))
+        .collect();
+    assert_eq!(
+        told,
+        [(&*first.etag, false), (&*second.etag, false), (&*first.etag, true)]
+    );
+    assert_eq!(done[2]["request_id"], message.request_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_caller_left_is_written_down_however_many_were_refused() {
+    let gateway = Gateway::start_with(AUDIT);
+    let client = gateway.client("acme").await;
+    client.put(KEY, "0").await.unwrap();
+    // What a flood of refusals may take of the audit is used up.
+    for _ in 0..200 {
+        assert_eq!(why(client.put("no key", "x").await).0, Code::InvalidArgument);
+    }
+    let mut left = 0;
+    for _ in 0..300 {
+        let mut request = client.request(put(KEY, &"x".repeat(1 << 19)));
+        request.set_timeout(Duration::from_micros(fastrand::u64(500..8000)));
+        left += u64::from(client.grpc.clone().put_config(request).await.is_err());
+    }
+    // What the store was given it has done by now: this one is behind them all.
+    let last = client.put(KEY, "last").await.unwrap();
+    let lines = lines(&gateway);
+    let counted = |outcome: &str| {
+        let of = lines
+            .iter()
+            .filter(|line| line["what"] == "PutConfig" && line["outcome"] == outcome);
+        of.count() as u64
+    };
+    let (done, unknown) = (counted("done"), counted("unknown"));
+    println!("{left} left, {done} done, {unknown} unknown, version {}", last.version);
+    assert!(left > 0 && unknown > 0, "some were cut off: {left}, {unknown}");
+    assert!(
+        last.version <= done + unknown,
+        "{} versions, {done} done and {unknown} unknown",
+        last.version
+    );
+}

@@ -103,9 +103,9 @@ async fn one_connection_too_many_has_the_place_of_a_stranger_or_none() {
         .write_all(&[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat())
         .unwrap();
     let mut clients = Vec::new();
-    for stranger in [silent, stranger] {
-        let next = gateway.client("acme").await;
-        next.get(KEY).await.unwrap();
+    for (stranger, tenant) in [(silent, "globex"), (stranger, "initech")] {
+        let next = gateway.client(tenant).await;
+        assert_eq!(why(next.get(KEY).await).0, Code::NotFound);
         clients.push(next);
         tokio::task::spawn_blocking(|| said_until_closed(stranger))
             .await
@@ -136,6 +136,31 @@ async fn one_connection_too_many_has_the_place_of_a_stranger_or_none() {
     assert_eq!(client.get(KEY).await.unwrap().value, "1");
     // Operators have places of their own.
     assert!(http(&gateway.ops, "/livez").starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_tenant_holds_all_connections_against_another() {
+    let gateway = Gateway::start_with("[limits]\nconnections = 8\nhandshake = \"1h\"");
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let client = gateway.client("acme").await;
+        assert_eq!(why(client.get(KEY).await).0, Code::NotFound);
+        held.push(client);
+    }
+    // Half of them were acme's own; the others make room.
+    for tenant in ["globex", "initech"] {
+        let client = gateway.client(tenant).await;
+        assert_eq!(why(client.get(KEY).await).0, Code::NotFound);
+        held.push(client);
+    }
+    assert_eq!(
+        metric(
+            &gateway,
+            "tagway_connections_cut_total{listener=\"grpc\",reason=\"for another\"}"
+        ),
+        2
+    );
+    assert_eq!(why(held[0].get(KEY).await).0, Code::NotFound, "the first are its own");
 }
 
 #[tokio::test(flavor = "multi_thread")]

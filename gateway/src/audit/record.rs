@@ -50,6 +50,9 @@ pub struct Record<'a> {
     /// What stands.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub etag_after: &'a str,
+    /// It was done before, and is answered as it was then.
+    #[serde(skip_serializing_if = "is_false")]
+    pub replayed: bool,
     /// What decided where the key lives; or the strategy that is meant.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub strategy: &'a str,
@@ -88,6 +91,7 @@ impl<'a> Record<'a> {
             request_id: "",
             etag_before: "",
             etag_after: "",
+            replayed: false,
             strategy: "",
             generation: 0,
             digest: "",

@@ -2,14 +2,18 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Unaudited;
 use crate::settings::AuditTo;
@@ -27,19 +31,76 @@ pub(super) struct Line {
     pub(super) written: Option<oneshot::Sender<Result<(), Unaudited>>>,
 }
 
+/// Lines, by what became of them.
+pub(super) type AuditMetrics = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// How the sink does.
+pub(super) struct Health {
+    part: Part,
+    /// What was given to it was not taken.
+    has_failed: AtomicBool,
+    /// Since when it takes what it was given, in milliseconds since `epoch`, and one more. 0: it has nothing.
+    busy_since: AtomicU64,
+    epoch: Instant,
+}
+
+impl Health {
+    pub(super) fn new(part: Part) -> Self {
+        Self {
+            part,
+            has_failed: AtomicBool::new(false),
+            busy_since: AtomicU64::new(0),
+            epoch: Instant::now(),
+        }
+    }
+
+    /// Whether what is to be written is written soon.
+    pub(super) fn is_able(&self, patience: Duration) -> bool {
+        if self.has_failed.load(Ordering::Acquire) {
+            return false;
+        }
+        let since = self.busy_since.load(Ordering::Acquire);
+        let hangs = since != 0 && self.millis() > since + u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        if hangs {
+            self.part
+                .is_away("writes are refused until it takes what it was given: who reads it may stand still");
+        }
+        !hangs
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn begins(&self) {
+        self.busy_since.store(self.millis() + 1, Ordering::Release);
+    }
+
+    pub(super) fn ends(&self, result: &io::Result<()>) {
+        self.busy_since.store(0, Ordering::Release);
+        match result {
+            Ok(()) => self.part.is_ready(""),
+            Err(error) => {
+                let detail = format!("writes are refused until it can be written: {error}");
+                self.part.is_away(&detail);
+            }
+        }
+        self.has_failed.store(result.is_err(), Ordering::Release);
+    }
+}
+
 /// Begins to write what comes out of `waiting`; ends with it.
 pub(super) fn start(
-    to: &AuditTo,
+    sink: Sink,
     waiting: mpsc::Receiver<Line>,
-    part: Part,
-    is_able: Arc<AtomicBool>,
+    health: Arc<Health>,
+    metrics: AuditMetrics,
 ) -> io::Result<()> {
-    let sink = Sink::open(to)?;
     let writer = Writer {
         sink,
         owed: Vec::new(),
-        part,
-        is_able,
+        health,
+        metrics,
     };
     thread::Builder::new()
         .name("tagway-audit".to_owned())
@@ -49,10 +110,10 @@ pub(super) fn start(
 
 struct Writer {
     sink: Sink,
-    /// What was not written yet, and whose callers were told so.
+    /// What was not written yet, from the beginning of a line; who waited was told so.
     owed: Vec<u8>,
-    part: Part,
-    is_able: Arc<AtomicBool>,
+    health: Arc<Health>,
+    metrics: AuditMetrics,
 }
 
 impl Writer {
@@ -66,71 +127,93 @@ impl Writer {
             } else {
                 #[allow(clippy::disallowed_methods, reason = "a thread of its own, not the runtime's")]
                 thread::sleep(RETRY);
-                match waiting.try_recv() {
-                    Ok(line) => group.push(line),
-                    Err(mpsc::error::TryRecvError::Empty) => {}
-                    Err(mpsc::error::TryRecvError::Disconnected) => return,
+                // Of what had begun before it was known. Nothing begins now.
+                while group.len() < GROUP {
+                    match waiting.try_recv() {
+                        Ok(line) => group.push(line),
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Disconnected) => return,
+                    }
                 }
             }
-            let mut bytes = std::mem::take(&mut self.owed);
             for line in &group {
-                bytes.extend_from_slice(line.text.as_bytes());
+                self.owed.extend_from_slice(line.text.as_bytes());
             }
-            let written = match self.sink.write(&bytes) {
-                Ok(()) => {
-                    self.part.is_ready("");
-                    self.is_able.store(true, Ordering::Release);
-                    Ok(())
-                }
-                Err(error) => {
-                    self.is_able.store(false, Ordering::Release);
-                    self.part
-                        .is_away(&format!("writes are refused until it can be written: {error}"));
-                    self.owed = bytes;
-                    Err(Unaudited)
-                }
-            };
+            self.health.begins();
+            let result = self.sink.write(&mut self.owed);
+            self.health.ends(&result);
+            let name = if result.is_ok() { "written" } else { "late" };
+            self.metrics
+                .get_or_create(&[("result", name)])
+                .inc_by(group.len() as u64);
             for line in group.drain(..) {
                 if let Some(told) = line.written {
                     // Who left does not care any more.
-                    _ = told.send(written);
+                    _ = told.send(if result.is_ok() { Ok(()) } else { Err(Unaudited) });
                 }
             }
         }
     }
 }
 
-enum Sink {
-    Stdout,
+/// Where lines go.
+pub(super) enum Sink {
+    Stdout(Torn),
     File(Appended),
 }
 
 impl Sink {
-    fn open(to: &AuditTo) -> io::Result<Self> {
+    pub(super) fn open(to: &AuditTo) -> io::Result<Self> {
         Ok(match to {
-            AuditTo::Stdout => Self::Stdout,
+            AuditTo::Stdout => Self::Stdout(Torn::default()),
             AuditTo::File(path) => Self::File(Appended::open(path)?),
         })
     }
 
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    /// Writes these lines, and takes off what is written. What is left begins with a line.
+    fn write(&mut self, lines: &mut Vec<u8>) -> io::Result<()> {
         match self {
-            Self::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(lines)?;
-                out.flush()
-            }
+            Self::Stdout(torn) => torn.write(&mut io::stdout().lock(), lines),
             Self::File(file) => file.write(lines),
         }
     }
 }
 
+/// How much of the line that is next was written already.
+#[derive(Default)]
+pub(super) struct Torn(usize);
+
+impl Torn {
+    /// Goes on where it was torn, so that nothing is written twice.
+    pub(super) fn write(&mut self, to: &mut impl io::Write, lines: &mut Vec<u8>) -> io::Result<()> {
+        let mut at = self.0;
+        let result = loop {
+            let left = lines.get(at..).unwrap_or_default();
+            if left.is_empty() {
+                break to.flush();
+            }
+            match to.write(left) {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => at += written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        let written = lines.get(..at).unwrap_or(lines);
+        let begins = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.0 = at - begins;
+        lines.drain(..begins);
+        result
+    }
+}
+
 /// A file that others may move away, to begin a new one.
-struct Appended {
+pub(super) struct Appended {
     path: PathBuf,
     file: File,
-    /// Its last line may be a part of one.
-    is_torn: bool,
+    torn: Torn,
+    /// Its last line may be a part of one of somebody's before.
+    is_to_be_ended: bool,
 }
 
 impl Appended {
@@ -142,12 +225,17 @@ impl Appended {
             .create(true)
             .mode(0o600)
             .open(path)?;
+        if file.metadata()?.file_type().is_fifo() {
+            let problem = "a FIFO holds lines that nobody may ever read: name a file, or stdout";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
         let mut appended = Self {
             path: path.to_owned(),
             file,
-            is_torn: false,
+            torn: Torn::default(),
+            is_to_be_ended: false,
         };
-        appended.is_torn = appended.ends_within_a_line()?;
+        appended.is_to_be_ended = appended.ends_within_a_line()?;
         Ok(appended)
     }
 
@@ -162,18 +250,16 @@ impl Appended {
         Ok(last != *b"\n")
     }
 
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn write(&mut self, lines: &mut Vec<u8>) -> io::Result<()> {
         let is_the_same = |there: Metadata, ours: Metadata| (there.dev(), there.ino()) == (ours.dev(), ours.ino());
         let there = std::fs::metadata(&self.path).and_then(|there| Ok(is_the_same(there, self.file.metadata()?)));
         if !there.unwrap_or(false) {
             *self = Self::open(&self.path)?;
         }
-        if self.is_torn {
+        if self.is_to_be_ended {
             self.file.write_all(b"\n")?;
+            self.is_to_be_ended = false;
         }
-        self.is_torn = true;
-        self.file.write_all(lines)?;
-        self.is_torn = false;
-        Ok(())
+        self.torn.write(&mut self.file, lines)
     }
 }

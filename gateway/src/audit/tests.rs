@@ -4,13 +4,14 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use super::sink::Health;
 use super::*;
 use crate::status::Parts;
 
 fn open(path: &Path) -> (Audit, Parts) {
     let parts = Parts::new(Clock::system());
     let part = parts.part("audit", true, "");
-    let audit = Audit::open(&AuditTo::File(path.to_owned()), "r1".into(), part, Clock::system());
+    let audit = Audit::open(&AuditTo::File(path.to_owned()), 10, "r1".into(), part, Clock::system());
     (audit.unwrap(), parts)
 }
 
@@ -22,12 +23,16 @@ fn record(key: &str) -> Record<'_> {
     }
 }
 
+async fn done(audit: &Audit, key: &str) -> Result<(), Unaudited> {
+    audit.reserve().await?.done(record(key)).await
+}
+
 #[tokio::test]
 async fn a_line_says_what_is_known_and_is_there_when_it_is_done() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("audit.jsonl");
     let (audit, _) = open(&path);
-    audit.done(record("t_a")).await.unwrap();
+    done(&audit, "t_a").await.unwrap();
     let text = fs::read_to_string(&path).unwrap();
     let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
     let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
@@ -36,7 +41,7 @@ async fn a_line_says_what_is_known_and_is_there_when_it_is_done() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     audit.omit();
     audit.omit();
-    audit.done(record("t_b\n\"")).await.unwrap();
+    done(&audit, "t_b\n\"").await.unwrap();
     let text = fs::read_to_string(&path).unwrap();
     let last: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
     assert_eq!((&last["omitted"], &last["key"]), (&2.into(), &"t_b\n\"".into()));
@@ -49,10 +54,10 @@ async fn a_torn_line_is_ended_and_a_file_that_was_moved_away_is_begun_anew() {
     let path = folder.path().join("audit.jsonl");
     fs::write(&path, "{\"whole\":1}\n{\"torn").unwrap();
     let (audit, _) = open(&path);
-    audit.done(record("t_a")).await.unwrap();
+    done(&audit, "t_a").await.unwrap();
     let moved = folder.path().join("audit.jsonl.1");
     fs::rename(&path, &moved).unwrap();
-    audit.done(record("t_b")).await.unwrap();
+    done(&audit, "t_b").await.unwrap();
     let first = fs::read_to_string(&moved).unwrap();
     let lines: Vec<&str> = first.lines().collect();
     assert_eq!((lines.len(), lines[1]), (3, "{\"torn"));
@@ -66,18 +71,77 @@ async fn what_cannot_be_written_is_said_and_is_written_when_there_is_room() {
     let path = folder.path().join("audit.jsonl");
     symlink("/dev/full", &path).unwrap();
     let (audit, parts) = open(&path);
-    assert_eq!(audit.check(), Ok(()));
-    assert_eq!(audit.done(record("t_a")).await, Err(Unaudited));
-    assert_eq!(audit.check(), Err(Unaudited));
+    assert_eq!(done(&audit, "t_a").await, Err(Unaudited));
+    assert!(audit.reserve().await.is_err());
     assert!(!parts.all()["audit"].ready);
     fs::remove_file(&path).unwrap();
     // It tries again by itself.
-    while audit.check().is_err() {
+    while audit.reserve().await.is_err() {
         tokio::task::yield_now().await;
     }
     assert!(parts.all()["audit"].ready);
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("t_a"), "what was done all the same: {text}");
-    audit.done(record("t_b")).await.unwrap();
+    done(&audit, "t_b").await.unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+}
+
+#[tokio::test]
+async fn a_reader_that_stands_still_is_noticed_and_so_is_a_fifo() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("fifo");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let parts = Parts::new(Clock::system());
+    let part = parts.part("audit", true, "");
+    let opened = Audit::open(&AuditTo::File(path), 10, "r1".into(), part.clone(), Clock::system());
+    assert!(opened.err().unwrap().to_string().contains("a FIFO holds lines"));
+    let health = Health::new(part);
+    assert!(health.is_able(Duration::ZERO));
+    health.begins();
+    assert!(health.is_able(PATIENCE));
+    while health.is_able(Duration::ZERO) {
+        tokio::task::yield_now().await;
+    }
+    assert!(!parts.all()["audit"].ready);
+    health.ends(&Ok(()));
+    assert!(health.is_able(Duration::ZERO) && parts.all()["audit"].ready);
+}
+
+/// Takes so many bytes and then none.
+struct Full(Vec<u8>, usize);
+
+impl io::Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(self.1);
+        if taken == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.1 -= taken;
+        self.0.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_was_torn_goes_on_where_it_was_and_nothing_is_written_twice() {
+    let lines = b"{first}\n{second}\n{third}\n";
+    for steps in [1, 3, 7, 8, 9, 20, 26] {
+        let (mut torn, mut left, mut disk) = (sink::Torn::default(), lines.to_vec(), Full(Vec::new(), 0));
+        while torn.write(&mut disk, &mut left).is_err() {
+            assert!(lines.ends_with(&left), "what is left begins with a line");
+            assert!(left == lines || lines[..lines.len() - left.len()].ends_with(b"\n"));
+            disk.1 = steps;
+        }
+        assert_eq!((disk.0.as_slice(), left.len()), (lines.as_slice(), 0));
+    }
 }

@@ -1,5 +1,6 @@
 //! What a write finds on its way, whether it comes to its end or not.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::key::Etag;
@@ -9,6 +10,8 @@ use crate::key::Etag;
 pub struct Trail {
     decided_by: OnceLock<Decider>,
     followed: OnceLock<Etag>,
+    has_begun: AtomicBool,
+    is_replay: AtomicBool,
 }
 
 /// Who decided where a key lives.
@@ -33,13 +36,32 @@ impl Trail {
         self.followed.get().copied()
     }
 
-    // The first is the one: what is found later came of what was done meanwhile.
+    /// Whether a store was asked to change something. Before that, nothing has.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was done before, by the id of its request.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.is_replay.load(Ordering::Relaxed)
+    }
 
     pub(super) fn decided(&self, by: &Decider) {
         _ = self.decided_by.set(by.clone());
     }
 
+    /// The first that is said is the one: what is found later came of what was done meanwhile.
     pub(super) fn followed(&self, etag: Etag) {
         _ = self.followed.set(etag);
+    }
+
+    pub(super) fn begins(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn replays(&self) {
+        self.is_replay.store(true, Ordering::Relaxed);
     }
 }

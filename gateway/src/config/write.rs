@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::{Capability, Config, ConfigError, Configs, Keyed, WriteOptions, check_capability};
 use crate::backend::{Backend, Conditions, Deleted, Entry, NewEntry, Once, Precondition, Unfit, WriteError};
 use crate::cache::Consistency;
+use crate::clock::Clock;
 use crate::identity::Writer;
 use crate::key::{ConfigKey, Etag};
 use crate::placement::{Origin, Place, Placed};
@@ -87,19 +88,27 @@ impl Configs {
             // Before anything is cleared: what was done is not done again, and what is refused does nothing.
             match at_home(Precondition::Never, false).await {
                 Err(WriteError::PreconditionFailed) => {}
-                done => return done.map(Deleted::something).map_err(|error| options.error(error)),
+                done => {
+                    options.trail.replays();
+                    return done.map(Deleted::something).map_err(|error| options.error(error));
+                }
             }
         }
-        let mut elsewhere = false;
-        let precondition = match self.judge(writer, placed, options.precondition).await? {
+        let (mut elsewhere, mut shown) = (false, None);
+        let judged = self.judge(writer, placed, options.precondition).await?;
+        options.trail.begins();
+        let precondition = match judged {
             Judged::AtHome(Precondition::None) => {
                 // From beneath, so that what shows is the last to go.
                 for former in placed.former.iter().rev() {
-                    elsewhere |= self.clear(writer, former, Precondition::None).await?;
+                    let cleared = self.clear(writer, former, Precondition::None).await?;
+                    elsewhere |= cleared.something();
+                    shown = cleared.etag().or(shown);
                 }
                 Precondition::None
             }
             Judged::AtHome(Precondition::Match(etag)) => {
+                options.trail.followed(etag);
                 Precondition::Match(self.clear_beneath(writer, placed, &placed.home, etag, options).await?)
             }
             Judged::AtHome(precondition) => {
@@ -109,7 +118,7 @@ impl Configs {
             Judged::AtFormer(holder, etag) => {
                 options.trail.followed(etag);
                 let etag = self.clear_beneath(writer, placed, holder, etag, options).await?;
-                elsewhere = self.clear(writer, holder, Precondition::Match(etag)).await?;
+                elsewhere = self.clear(writer, holder, Precondition::Match(etag)).await?.something();
                 if !elsewhere {
                     return Err(options.refused());
                 }
@@ -125,7 +134,7 @@ impl Configs {
             Err(WriteError::PreconditionFailed) if elsewhere => Ok(true),
             deleted => {
                 let deleted = deleted.map_err(|error| options.error(error))?;
-                if let Deleted::Stood(Some(etag)) = deleted {
+                if let Some(etag) = deleted.etag().or(shown) {
                     options.trail.followed(etag);
                 }
                 Ok(deleted.something())
@@ -169,6 +178,8 @@ impl Configs {
         // What is a secret stays one on its way home.
         entry.secret |= left_behind.iter().any(|(_, entry)| entry.secret);
         check_capability(!entry.secret || home.capabilities().secret, Capability::Secret)?;
+        let began = Clock::system().now();
+        options.trail.begins();
         let (precondition, claimed) = match judged {
             Judged::AtHome(precondition) => {
                 self.check_condition(&placed.home, precondition)?;
@@ -188,17 +199,24 @@ impl Configs {
             self.clear(writer, holder, Precondition::Match(claimed)).await?;
         }
         let written = written.map_err(|error| options.error(error))?;
+        if once.is_some() && written.updated_at < began {
+            options.trail.replays();
+        }
         // A store that judges etags counts 1, 2, 3 within a life; of another this is not known.
-        let follows = Some(written.etag).filter(|_| home.capabilities().if_match);
-        let follows = follows.and_then(Etag::before);
-        if let Some(etag) = follows.or(left_behind.first().map(|(_, entry)| entry.etag)) {
-            options.trail.followed(etag);
+        if home.capabilities().if_match {
+            let shown = left_behind.first().map(|(_, entry)| entry.etag);
+            if let Some(etag) = written.etag.before().or(shown) {
+                options.trail.followed(etag);
+            }
         }
         for (former, entry) in left_behind {
             match claimed.filter(|(holder, _)| *holder == former) {
                 None => _ = self.clear(writer, former, Precondition::Match(entry.etag)).await?,
                 Some((_, claimed)) => {
-                    let kept = self.clear(writer, former, Precondition::Match(claimed)).await?;
+                    let kept = self
+                        .clear(writer, former, Precondition::Match(claimed))
+                        .await?
+                        .something();
                     // Somebody deleted what was claimed, and was told so: then nothing follows it. A home that cannot
                     // judge an etag is left alone: what stands there may be newer.
                     if !kept
@@ -206,6 +224,7 @@ impl Configs {
                         && self
                             .clear(writer, &placed.home, Precondition::Match(written.etag))
                             .await?
+                            .something()
                     {
                         return Err(options.refused());
                     }
@@ -238,6 +257,8 @@ impl Configs {
             Err(WriteError::PreconditionFailed) => return Ok(None),
             answer => answer.map_err(|error| options.error(error))?,
         };
+        options.trail.begins();
+        options.trail.replays();
         let left_behind = self.standing(writer, &placed.former).await?;
         let stands = home.read(writer, &placed.home.name).await?;
         if stands.is_some_and(|stands| stands.etag == answer.etag) {
@@ -332,8 +353,8 @@ impl Configs {
         Ok(claimed.map_err(|error| options.error(error))?.etag)
     }
 
-    /// Deletes there, if the condition holds and the store can judge it. True if something stood there.
-    async fn clear(&self, writer: &Writer, former: &Place, precondition: Precondition) -> Result<bool, ConfigError> {
+    /// Deletes there, if the condition holds and the store can judge it.
+    async fn clear(&self, writer: &Writer, former: &Place, precondition: Precondition) -> Result<Deleted, ConfigError> {
         let backend = self.backend(&former.backend)?;
         let precondition = if backend.capabilities().if_match {
             precondition
@@ -345,12 +366,12 @@ impl Configs {
             once: None,
         };
         match self.cache.delete(writer, backend, former, false, conditions).await {
-            Err(WriteError::PreconditionFailed) => Ok(false),
+            Err(WriteError::PreconditionFailed) => Ok(Deleted::Nothing),
             Err(WriteError::Backend(error)) => Err(error.into()),
             // No id was given, and nothing is written.
             Err(WriteError::RequestReused) => Err(ConfigError::RequestReused),
             Err(WriteError::Unfit(unfit)) => Err(unfit.into()),
-            Ok(deleted) => Ok(deleted.something()),
+            Ok(deleted) => Ok(deleted),
         }
     }
 

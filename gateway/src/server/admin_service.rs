@@ -9,9 +9,10 @@ use tagway_proto::v1::admin_service_server::AdminService;
 use tagway_proto::v1::get_status_response::Part;
 use tagway_proto::v1::list_watchers_response::Watcher;
 use tokio::time::Instant;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
 
+use super::connection::Peer;
 use super::status::{self, invalid};
 use super::strategies;
 use crate::audit::{Audit, Outcome, Record as Written};
@@ -54,36 +55,70 @@ pub struct Admin {
 
 pub(super) struct AdminServiceImpl(pub(super) Arc<Admin>);
 
+/// Who asks, and from where.
+struct By {
+    subject: Option<Arc<str>>,
+    peer: String,
+}
+
+impl By {
+    fn of<T>(request: &Request<T>) -> Self {
+        let peer = request.extensions().get::<Peer>();
+        let by = request.extensions().get::<Administrator>();
+        Self {
+            subject: by.map(|by| Arc::clone(by.subject())),
+            peer: peer.map(|peer| peer.address.to_string()).unwrap_or_default(),
+        }
+    }
+
+    fn subject(&self) -> &str {
+        self.subject.as_deref().unwrap_or_default()
+    }
+}
+
 impl AdminServiceImpl {
-    /// Writes down what somebody did to a strategy, and answers.
-    async fn written<T>(
+    /// Has somebody do something to a strategy, and writes down who did: to the end, whether or not somebody waits for the answer.
+    async fn done<T: Send + 'static>(
         &self,
-        what: &str,
-        by: Option<&str>,
-        name: &str,
-        answer: Result<T, Status>,
-        did: impl FnOnce(&T) -> Option<v1::Strategy>,
+        what: &'static str,
+        by: By,
+        name: String,
+        does: impl Future<Output = Result<T, Status>> + Send + 'static,
+        did: fn(&T) -> Option<v1::Strategy>,
     ) -> Result<Response<T>, Status> {
-        let strategy = answer.as_ref().ok().and_then(did).unwrap_or_default();
-        let reason = match &answer {
-            Ok(_) => strategy.rejected_reason,
-            Err(error) => error
-                .get_details_error_info()
-                .map(|info| info.reason)
-                .unwrap_or_default(),
-        };
-        let is_done = answer.is_ok() && strategy.state != v1::strategy::State::Rejected as i32;
-        let outcome = if is_done { Outcome::Done } else { Outcome::Refused };
-        let record = Written {
-            reason: &reason,
-            subject: by.unwrap_or_default(),
-            strategy: name,
-            digest: &strategy.digest,
-            generation: strategy.generation,
-            ..Written::new(what, outcome)
-        };
-        self.0.audit.done(record).await.map_err(status::unaudited)?;
-        answer.map(Response::new)
+        let admin = Arc::clone(&self.0);
+        let done = tokio::spawn(async move {
+            let place = admin.audit.reserve().await.map_err(status::unaudited)?;
+            let answer = does.await;
+            let strategy = answer.as_ref().ok().and_then(did).unwrap_or_default();
+            let (outcome, reason) = match &answer {
+                Ok(_) if strategy.state == v1::strategy::State::Rejected as i32 => {
+                    (Outcome::Refused, strategy.rejected_reason)
+                }
+                Ok(_) => (Outcome::Done, String::new()),
+                Err(error) => {
+                    let reason = error.get_details_error_info().map(|info| info.reason);
+                    let outcome = match error.code() {
+                        Code::Unavailable => Outcome::Unknown,
+                        _ => Outcome::Refused,
+                    };
+                    (outcome, reason.unwrap_or_default())
+                }
+            };
+            let record = Written {
+                reason: &reason,
+                subject: by.subject(),
+                peer: &by.peer,
+                strategy: &name,
+                digest: &strategy.digest,
+                generation: strategy.generation,
+                ..Written::new(what, outcome)
+            };
+            place.done(record).await.map_err(status::unaudited)?;
+            answer.map(Response::new)
+        });
+        done.await
+            .unwrap_or_else(|_| Err(status::internal("what was asked for broke down")))
     }
 }
 
@@ -122,7 +157,7 @@ impl AdminService for AdminServiceImpl {
         &self,
         request: Request<v1::RefreshConfigsRequest>,
     ) -> Result<Response<v1::RefreshConfigsResponse>, Status> {
-        let by = subject(&request);
+        let by = By::of(&request);
         let v1::RefreshConfigsRequest { tenant, keys, event } = request.into_inner();
         if !event.is_empty() {
             if !tenant.is_empty() || !keys.is_empty() {
@@ -155,7 +190,7 @@ impl AdminService for AdminServiceImpl {
             cache.doubt(place, configs.reads_lag(&place.backend));
         }
         tracing::info!(
-            by = by.as_deref(),
+            by = by.subject(),
             refreshed,
             "what was near is looked at again, because an operator asked for it"
         );
@@ -178,78 +213,92 @@ impl AdminService for AdminServiceImpl {
         &self,
         request: Request<v1::ActivateStrategyRequest>,
     ) -> Result<Response<v1::ActivateStrategyResponse>, Status> {
-        let by = subject(&request);
+        let by = By::of(&request);
         let activation = strategies::activation(request.into_inner())?;
         tracing::info!(
-            by = by.as_deref(),
+            by = by.subject(),
             strategy = activation.name,
             "an operator asks for another version of a strategy"
         );
-        let name = activation.name.clone();
-        let is_dry = activation.validate_only;
-        self.0.audit.check().map_err(status::unaudited)?;
-        let activated = self.0.lifecycle.activate(activation).await;
-        let activated = activated.map_err(strategies::undone);
-        let mode = self.0.lifecycle.mode(&name);
-        let answer = activated.map(|activated| strategies::activated(activated, mode));
+        let (name, is_dry) = (activation.name.clone(), activation.validate_only);
+        let lifecycle = Arc::clone(&self.0.lifecycle);
+        let activated = {
+            let name = name.clone();
+            async move {
+                let activated = lifecycle.activate(activation).await.map_err(strategies::undone)?;
+                Ok(strategies::activated(activated, lifecycle.mode(&name)))
+            }
+        };
         if is_dry {
-            return answer.map(Response::new);
+            return activated.await.map(Response::new);
         }
-        let did = |answer: &v1::ActivateStrategyResponse| answer.strategy.clone();
-        self.written("ActivateStrategy", by.as_deref(), &name, answer, did)
-            .await
+        self.done("ActivateStrategy", by, name, activated, |answer| {
+            answer.strategy.clone()
+        })
+        .await
     }
 
     async fn rollback_strategy(
         &self,
         request: Request<v1::RollbackStrategyRequest>,
     ) -> Result<Response<v1::RollbackStrategyResponse>, Status> {
-        let by = subject(&request);
+        let by = By::of(&request);
         let v1::RollbackStrategyRequest { name, generation } = request.into_inner();
         tracing::info!(
-            by = by.as_deref(),
+            by = by.subject(),
             strategy = name,
             "an operator asks for the version before"
         );
         let generation = Some(generation).filter(|generation| *generation != 0);
-        let lifecycle = &self.0.lifecycle;
-        self.0.audit.check().map_err(status::unaudited)?;
-        let record = lifecycle.roll_back(&name, generation).await;
-        let answer = record.map_err(strategies::undone);
-        let answer = answer.map(|record| v1::RollbackStrategyResponse {
-            strategy: Some(strategies::message(record, lifecycle.mode(&name))),
-        });
-        let did = |answer: &v1::RollbackStrategyResponse| answer.strategy.clone();
-        self.written("RollbackStrategy", by.as_deref(), &name, answer, did)
-            .await
+        let lifecycle = Arc::clone(&self.0.lifecycle);
+        let rolled_back = {
+            let name = name.clone();
+            async move {
+                let record = lifecycle
+                    .roll_back(&name, generation)
+                    .await
+                    .map_err(strategies::undone)?;
+                Ok(v1::RollbackStrategyResponse {
+                    strategy: Some(strategies::message(record, lifecycle.mode(&name))),
+                })
+            }
+        };
+        self.done("RollbackStrategy", by, name, rolled_back, |answer| {
+            answer.strategy.clone()
+        })
+        .await
     }
 
     async fn set_strategy_mode(
         &self,
         request: Request<v1::SetStrategyModeRequest>,
     ) -> Result<Response<v1::SetStrategyModeResponse>, Status> {
-        let by = subject(&request);
+        let by = By::of(&request);
         let request = request.into_inner();
         let mode = strategies::mode(request.mode())?;
         tracing::info!(
-            by = by.as_deref(),
+            by = by.subject(),
             strategy = request.name,
             ?mode,
             "an operator says how a strategy is to change"
         );
-        self.0.audit.check().map_err(status::unaudited)?;
-        let set = self.0.lifecycle.set_mode(&request.name, mode).await;
-        let answer = set.map_err(strategies::undone);
-        let answer = answer.map(|record| v1::SetStrategyModeResponse {
-            strategy: record.map(|record| strategies::message(record, mode)),
-        });
-        let did = |answer: &v1::SetStrategyModeResponse| answer.strategy.clone();
+        let lifecycle = Arc::clone(&self.0.lifecycle);
+        let name = request.name.clone();
+        let set = async move {
+            let record = lifecycle
+                .set_mode(&request.name, mode)
+                .await
+                .map_err(strategies::undone)?;
+            Ok(v1::SetStrategyModeResponse {
+                strategy: record.map(|record| strategies::message(record, mode)),
+            })
+        };
         let what = match mode {
             Mode::Follow => "FollowStrategy",
             Mode::Pinned => "PinStrategy",
             Mode::Disabled => "DisableStrategy",
         };
-        self.written(what, by.as_deref(), &request.name, answer, did).await
+        self.done(what, by, name, set, |answer| answer.strategy.clone()).await
     }
 
     async fn list_watchers(
@@ -306,10 +355,4 @@ fn tenant_if_any(text: &str) -> Result<Option<TenantId>, Status> {
         "" => Ok(None),
         text => Ok(Some(text.parse().map_err(|problem| invalid("tenant", problem))?)),
     }
-}
-
-/// Who asks.
-fn subject<T>(request: &Request<T>) -> Option<Arc<str>> {
-    let by = request.extensions().get::<Administrator>();
-    by.map(|by| Arc::clone(by.subject()))
 }

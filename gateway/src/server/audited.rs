@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
+use uuid::Uuid;
 
 use super::connection::Peer;
 use super::status;
-use crate::audit::{Audit, Outcome, Record};
+use crate::audit::{Audit, Outcome, Record, Reserved};
 use crate::config::{Scope, Trail};
 use crate::identity::VerifiedTenant;
+use crate::key::is_shaped_as_key;
 use crate::quota::Quotas;
 
 /// What writes have in common.
@@ -19,10 +21,12 @@ pub(super) struct Asked<'a> {
     pub(super) request_id: &'a str,
 }
 
-/// One write. If it is dropped before it has ended, nobody knows what became of it, and that is written down.
+/// One write. If it is dropped after a store was asked, nobody knows what became of it, and that is written down.
 pub(super) struct Audited<'a> {
     audit: &'a Audit,
     quotas: &'a Quotas,
+    /// Until it has ended.
+    place: Option<Reserved<'a>>,
     what: &'static str,
     tenant: Option<VerifiedTenant>,
     peer: String,
@@ -30,31 +34,33 @@ pub(super) struct Audited<'a> {
     is_shared: bool,
     request_id: String,
     trail: Arc<Trail>,
-    has_ended: bool,
 }
 
 impl<'a> Audited<'a> {
     /// Begins one; or not, where it could not be written down.
-    pub(super) fn begin<T>(
+    pub(super) async fn begin<T>(
         audit: &'a Audit,
         quotas: &'a Quotas,
         what: &'static str,
         request: &Request<T>,
         asked: &Asked<'_>,
     ) -> Result<Self, Status> {
-        audit.check().map_err(status::unaudited)?;
+        let place = audit.reserve().await.map_err(status::unaudited)?;
         let peer = request.extensions().get::<Peer>();
+        // What is neither may be anything: a value, or a token.
+        let key = Some(asked.key).filter(|key| is_shaped_as_key(key));
+        let request_id = Some(asked.request_id).filter(|id| Uuid::try_parse(id).is_ok());
         Ok(Self {
             audit,
             quotas,
+            place: Some(place),
             what,
             tenant: request.extensions().get().cloned(),
             peer: peer.map(|peer| peer.address.to_string()).unwrap_or_default(),
-            key: asked.key.to_owned(),
+            key: key.unwrap_or_default().to_owned(),
             is_shared: matches!(asked.scope, Ok(Scope::Shared)),
-            request_id: asked.request_id.to_owned(),
+            request_id: request_id.unwrap_or_default().to_owned(),
             trail: Arc::default(),
-            has_ended: !audit.is_kept(),
         })
     }
 
@@ -69,33 +75,40 @@ impl<'a> Audited<'a> {
         answer: Result<Response<T>, Status>,
         etag: impl FnOnce(&T) -> Option<&str>,
     ) -> Result<Response<T>, Status> {
-        if self.has_ended {
+        let Some(place) = self.place.take() else {
             return answer;
-        }
+        };
         match &answer {
             Ok(done) => {
-                let etag = etag(done.get_ref()).unwrap_or_default().to_owned();
-                let before = self.trail.before().map(|etag| etag.to_string()).unwrap_or_default();
+                let is_replay = self.trail.is_replay();
+                let before = self.trail.before().filter(|_| !is_replay);
+                let before = before.map(|etag| etag.to_string()).unwrap_or_default();
                 let record = Record {
                     etag_before: &before,
-                    etag_after: &etag,
+                    etag_after: etag(done.get_ref()).unwrap_or_default(),
+                    replayed: is_replay,
                     ..self.record(Outcome::Done)
                 };
-                let written = self.audit.done(record).await;
-                self.has_ended = true;
-                written.map_err(status::unaudited)?;
+                place.done(record).await.map_err(status::unaudited)?;
             }
             Err(error) => {
-                let outcome = outcome(error.code());
                 let reason = error
                     .get_details_error_info()
                     .map(|info| info.reason)
                     .unwrap_or_default();
-                self.note(Record {
+                let outcome = outcome(error.code(), &self.trail);
+                let record = Record {
                     reason: &reason,
                     ..self.record(outcome)
-                });
-                self.has_ended = true;
+                };
+                let tenant = self.tenant.as_ref();
+                // Refusals of one tenant leave room for others'. What may be done is always written down.
+                if outcome == Outcome::Unknown || tenant.is_none_or(|tenant| self.quotas.of(tenant.id()).may_be_noted())
+                {
+                    place.note(record);
+                } else {
+                    self.audit.omit();
+                }
             }
         }
         answer
@@ -116,32 +129,24 @@ impl<'a> Audited<'a> {
             ..Record::new(self.what, outcome)
         }
     }
-
-    /// As many of one tenant as leave room for others'.
-    fn note(&self, record: Record<'_>) {
-        let tenant = self.tenant.as_ref();
-        if tenant.is_none_or(|tenant| self.quotas.of(tenant.id()).may_be_noted()) {
-            self.audit.note(record);
-        } else {
-            self.audit.omit();
-        }
-    }
 }
 
 impl Drop for Audited<'_> {
     fn drop(&mut self) {
-        if !self.has_ended {
-            self.note(self.record(Outcome::Unknown));
+        if let Some(place) = self.place.take().filter(|_| self.trail.has_begun()) {
+            place.note(self.record(Outcome::Unknown));
         }
     }
 }
 
 /// Whether a write that ended so may be done.
-fn outcome(code: Code) -> Outcome {
+fn outcome(code: Code, trail: &Trail) -> Outcome {
     match code {
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal | Code::Unknown => {
-            Outcome::Unknown
+        // A store judged it, and said no.
+        Code::Aborted | Code::AlreadyExists | Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound => {
+            Outcome::Refused
         }
+        _ if trail.has_begun() => Outcome::Unknown,
         _ => Outcome::Refused,
     }
 }

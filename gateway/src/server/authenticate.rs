@@ -14,7 +14,7 @@ use super::connection::Peer;
 use super::measured::{ending, method};
 use super::{status, traced};
 use crate::audit::{Audit, Outcome, Record};
-use crate::identity::{Identity, IdentityError, VerifiedTenant};
+use crate::identity::{Identity, IdentityError, VerifiedCaller, VerifiedTenant};
 use crate::quota::Quotas;
 use crate::telemetry::TRACE;
 
@@ -32,10 +32,13 @@ impl Around for Authenticate {
         let verified = self.identity.verify(request.headers());
         let tenant = match verified.instrument(info_span!(target: TRACE, "auth")).await {
             Ok(tenant) => tenant,
-            Err(error) => return refuse(&self.audit, method, peer.as_ref(), &error),
+            Err(error) => {
+                let caller = self.identity.bearer(request.headers()).await;
+                return refuse(&self.audit, method, peer.as_ref(), caller.as_deref(), &error);
+            }
         };
         if let Some(peer) = &peer {
-            peer.is_known();
+            peer.is_of(&self.quotas.of(tenant.id()));
         }
         traced::is_of(&tenant);
         // Nothing behind this wall needs the secret.
@@ -80,13 +83,16 @@ impl Around for AuthenticateAdmin {
         match self.identity.administrator(request.headers()).await {
             Ok(administrator) => {
                 if let Some(peer) = &peer {
-                    peer.is_known();
+                    peer.is_an_operators();
                 }
                 request.headers_mut().remove(AUTHORIZATION);
                 request.extensions_mut().insert(administrator);
                 next.run(request).await
             }
-            Err(error) => refuse(&self.audit, method, peer.as_ref(), &error),
+            Err(error) => {
+                let caller = self.identity.bearer(request.headers()).await;
+                refuse(&self.audit, method, peer.as_ref(), caller.as_deref(), &error)
+            }
         }
     }
 }
@@ -95,17 +101,28 @@ fn peer(request: &Request<Body>) -> Option<Peer> {
     request.extensions().get().cloned()
 }
 
-fn refuse(audit: &Audit, method: &str, peer: Option<&Peer>, error: &IdentityError) -> Response<Body> {
+fn refuse(
+    audit: &Audit,
+    method: &str,
+    peer: Option<&Peer>,
+    caller: Option<&VerifiedCaller>,
+    error: &IdentityError,
+) -> Response<Body> {
     let answer = status::identity(error).into_http();
     // That the issuer's keys cannot be had says nothing of who asks.
     if audit.is_kept() && !matches!(error, IdentityError::KeysAway) {
         let (_, reason) = ending(&answer);
         let peer = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
-        audit.note_stranger(Record {
+        let record = Record {
             reason: &reason,
             peer: &peer,
+            subject: caller.map_or("", |caller| caller.subject()),
             ..Record::new(name(method), Outcome::Refused)
-        });
+        };
+        match caller {
+            Some(_) => audit.note_caller(record),
+            None => audit.note_stranger(record),
+        }
     }
     answer
 }

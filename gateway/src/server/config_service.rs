@@ -55,8 +55,13 @@ impl ConfigServiceImpl {
         }
     }
 
-    fn audited<T>(&self, what: &'static str, request: &Request<T>, asked: &Asked<'_>) -> Result<Audited<'_>, Status> {
-        Audited::begin(&self.audit, &self.quotas, what, request, asked)
+    async fn audited<T>(
+        &self,
+        what: &'static str,
+        request: &Request<T>,
+        asked: &Asked<'_>,
+    ) -> Result<Audited<'_>, Status> {
+        Audited::begin(&self.audit, &self.quotas, what, request, asked).await
     }
 
     async fn put(
@@ -212,7 +217,7 @@ impl ConfigService for ConfigServiceImpl {
             scope: scope(asked.scope),
             request_id: &asked.request_id,
         };
-        let audited = self.audited("PutConfig", &request, &asked)?;
+        let audited = self.audited("PutConfig", &request, &asked).await?;
         let answer = self.put(request, audited.trail()).await;
         audited
             .end(answer, |answer| answer.config.as_ref().map(|config| &*config.etag))
@@ -229,7 +234,7 @@ impl ConfigService for ConfigServiceImpl {
             scope: scope(asked.scope),
             request_id: &asked.request_id,
         };
-        let audited = self.audited("DeleteConfig", &request, &asked)?;
+        let audited = self.audited("DeleteConfig", &request, &asked).await?;
         let answer = self.delete(request, audited.trail()).await;
         audited.end(answer, |_| None).await
     }
@@ -307,7 +312,7 @@ impl ConfigService for ConfigServiceImpl {
             scope: scope(asked.scope),
             request_id: &asked.request_id,
         };
-        let audited = self.audited("RollbackConfig", &request, &asked)?;
+        let audited = self.audited("RollbackConfig", &request, &asked).await?;
         let answer = self.rollback(request, audited.trail()).await;
         audited
             .end(answer, |answer| answer.config.as_ref().map(|config| &*config.etag))

@@ -3,12 +3,12 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use crate::quota::{Connected as CountedConnection, Share};
 use crate::settings::{LimitSettings, ServerSettings};
 use crate::tls::Certificates;
 
@@ -153,8 +154,19 @@ impl Door {
         let greeted = let_in.map(move |(socket, address)| {
             let place = door.place();
             let door = self.clone();
+            let peer = Peer {
+                address,
+                places: Arc::clone(&door.places),
+                dealings: Arc::default(),
+            };
+            if place.is_some() {
+                door.strangers.add(&peer.dealings, most);
+            }
             // Apart, so that many do theirs on all processors.
-            tokio::spawn(async move { door.greet(socket, address, place?.await?).await })
+            tokio::spawn(async move {
+                let place = place?.await?;
+                door.greet(socket, peer, place).await
+            })
         });
         // Each has a place, or has had another give up its own.
         let greeted = greeted.buffer_unordered(2 * most);
@@ -171,16 +183,21 @@ impl Door {
             self.refuse("full");
             return None;
         }
-        let (places, handshake) = (Arc::clone(&self.places), self.handshake);
+        let door = self.clone();
         Some(async move {
-            match place {
-                Some(place) => Some(place),
-                None => timeout(handshake, places.acquire_owned()).await.ok()?.ok(),
+            if place.is_some() {
+                return place;
             }
+            let freed = timeout(door.handshake, Arc::clone(&door.places).acquire_owned()).await;
+            let freed = freed.ok().and_then(Result::ok);
+            if freed.is_none() {
+                door.refuse("full");
+            }
+            freed
         })
     }
 
-    async fn greet(self, socket: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) -> Option<Connection> {
+    async fn greet(self, socket: TcpStream, peer: Peer, place: OwnedSemaphorePermit) -> Option<Connection> {
         let by = Instant::now() + self.handshake;
         // Answers are small and wanted at once; where the system refuses, they come all the same.
         _ = socket.set_nodelay(true);
@@ -188,25 +205,25 @@ impl Door {
             None => Socket::Plain(socket),
             Some(certificates) => {
                 let handshake = TlsAcceptor::from(certificates.config()).accept(socket);
-                match timeout_at(by, handshake).await {
-                    Ok(Ok(socket)) => Socket::Tls(Box::new(socket)),
-                    Ok(Err(error)) => {
-                        tracing::debug!(%address, %error, "a TLS handshake failed");
-                        self.refuse("handshake");
-                        return None;
-                    }
-                    Err(_) => {
-                        self.refuse("silent");
+                let shaken = tokio::select! {
+                    shaken = timeout_at(by, handshake) => shaken.map_err(|_| "silent"),
+                    () = peer.dealings.until_evicted() => Err("for another"),
+                };
+                let shaken = shaken.and_then(|shaken| {
+                    shaken.map_err(|error| {
+                        tracing::debug!(address = %peer.address, %error, "a TLS handshake failed");
+                        "handshake"
+                    })
+                });
+                match shaken {
+                    Ok(socket) => Socket::Tls(Box::new(socket)),
+                    Err(why) => {
+                        self.refuse(why);
                         return None;
                     }
                 }
             }
         };
-        let peer = Peer {
-            address,
-            dealings: Arc::default(),
-        };
-        self.strangers.add(&peer.dealings, self.most);
         let open = self.metrics.open.get_or_create_owned(&[("listener", self.name)]);
         open.inc();
         Some(Connection {
@@ -238,6 +255,7 @@ impl Door {
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
+    places: Arc<Semaphore>,
     dealings: Arc<Dealings>,
 }
 
@@ -252,8 +270,20 @@ impl Peer {
         }
     }
 
-    /// It has shown whose it is.
-    pub(super) fn is_known(&self) {
+    /// It has shown whose it is. It is that tenant's as far as that one has not more of them than are left for others.
+    pub(super) fn is_of(&self, share: &Arc<Share>) {
+        if self.dealings.known.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(connection) = share.connection(self.places.available_permits() as u64)
+            && self.dealings.tenant.set(connection).is_ok()
+        {
+            self.dealings.known.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// It has shown that it may administrate.
+    pub(super) fn is_an_operators(&self) {
         self.dealings.known.store(true, Ordering::Relaxed);
     }
 }
@@ -265,6 +295,8 @@ struct Dealings {
     answers: [AtomicUsize; 2],
     half: AtomicUsize,
     known: AtomicBool,
+    /// Whose it is, while it is counted.
+    tenant: OnceLock<CountedConnection>,
     /// It has to make room.
     evicted: AtomicBool,
     connection: AtomicWaker,
@@ -284,6 +316,23 @@ impl Dealings {
     fn evict(&self) {
         self.evicted.store(true, Ordering::Release);
         self.connection.wake();
+    }
+
+    /// Whether it has to make room. Who has shown meanwhile whose it is has not.
+    fn is_evicted(&self) -> bool {
+        self.evicted.load(Ordering::Acquire) && !self.known.load(Ordering::Relaxed)
+    }
+
+    async fn until_evicted(&self) {
+        poll_fn(|context| {
+            self.connection.register(context.waker());
+            if self.is_evicted() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
     }
 }
 
@@ -370,7 +419,7 @@ impl Connection {
     fn look(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let dealings = &self.peer.dealings;
         dealings.connection.register(context.waker());
-        if dealings.evicted.load(Ordering::Acquire) {
+        if dealings.is_evicted() {
             return Err(self.door.cut("for another", self.peer.address));
         }
         while self.timer.as_mut().poll(context).is_ready() {
@@ -510,6 +559,7 @@ mod tests {
     fn an_answer_is_missed_at_the_second_look() {
         let peer = Peer {
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            places: Arc::new(Semaphore::new(1)),
             dealings: Arc::default(),
         };
         let answers = Arc::clone(&peer.dealings);
