@@ -7,7 +7,6 @@ pub mod development;
 mod document;
 mod kinds;
 mod resolve;
-mod unbuilt;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -271,7 +270,7 @@ pub struct StrategySettings {
     /// What is answered for a strategy that fails.
     #[serde(default)]
     pub on_failure: OnFailure,
-    #[expect(dead_code, reason = "parsed, and refused by name until it is built")]
+    #[expect(dead_code, reason = "there is one")]
     class: Option<Class>,
     /// What one call may cost.
     #[serde(default)]
@@ -676,7 +675,7 @@ impl Settings {
         let variables: Vec<(String, String)> = variables.into_iter().collect();
         let document = Document::parse(file, text, &variables).map_err(SettingsError)?;
         let settings: Self = document.read().map_err(SettingsError)?;
-        let mut problems = unbuilt::refuse(&document);
+        let mut problems = Vec::new();
         settings.check(&document, &mut problems);
         if problems.is_empty() {
             Ok(settings)

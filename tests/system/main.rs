@@ -24,6 +24,7 @@ mod isolation;
 mod keys;
 mod lifecycle;
 mod model;
+mod monitoring;
 mod operate_commands;
 mod parameter_store;
 mod plugins;

@@ -26,8 +26,14 @@ pub struct EventMetrics {
 }
 
 impl EventMetrics {
-    /// Has `registry` tell them.
+    /// Has `registry` tell them, what never happened among them.
     pub fn register(&self, registry: &mut Registry) {
+        for told in ["own", "known", "changed", "strategy", "nothing", "unreadable"] {
+            drop(self.received.get_or_create(&[("told", told)]));
+        }
+        for result in ["published", "failed", "overflow"] {
+            drop(self.published.get_or_create(&[("result", result)]));
+        }
         let received = self.received.clone();
         registry.register("events_received", "Events, by what they told", received);
         let published = self.published.clone();

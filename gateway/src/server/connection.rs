@@ -49,8 +49,19 @@ pub struct ConnectionMetrics {
 }
 
 impl ConnectionMetrics {
-    /// Has `registry` tell them.
+    /// Has `registry` tell them, what never happened among them.
     pub fn register(&self, registry: &mut Registry) {
+        for listener in ["grpc", "admin", "ops"] {
+            for reason in ["full", "handshake", "silent", "for another"] {
+                drop(
+                    self.refused
+                        .get_or_create(&[("listener", listener), ("reason", reason)]),
+                );
+            }
+            for reason in ["silent", "old", "answers not taken", "for another"] {
+                drop(self.cut.get_or_create(&[("listener", listener), ("reason", reason)]));
+            }
+        }
         registry.register("connections", "Connections that are open, by where", self.open.clone());
         let refused = "Connections that were not taken, by where and why";
         registry.register("connections_refused", refused, self.refused.clone());

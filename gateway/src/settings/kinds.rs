@@ -231,14 +231,12 @@ pub enum OnFailure {
     LastDecision,
 }
 
-/// How a strategy's instances are made.
+/// How a strategy's instances are made: out of the pool, small and ready. There is no other way yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Class {
     /// Out of the pool.
     Strict,
-    /// On demand.
-    Large,
 }
 
 impl fmt::Display for Source {

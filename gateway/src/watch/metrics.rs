@@ -24,8 +24,14 @@ pub struct WatchMetrics {
 pub struct Counted(Gauge);
 
 impl WatchMetrics {
-    /// Has `registry` tell them.
+    /// Has `registry` tell them, what never happened among them.
     pub fn register(&self, registry: &mut Registry) {
+        for kind in ["put", "removed", "synced", "resync"] {
+            drop(self.updates.get_or_create(&[("kind", kind)]));
+        }
+        for reason in ["token_over", "closing", "gone", "refused"] {
+            drop(self.ended.get_or_create(&[("reason", reason)]));
+        }
         registry.register("watch_streams", "Streams that are open", self.streams.clone());
         let subscriptions = self.subscriptions.clone();
         registry.register("watch_subscriptions", "Subscriptions on open streams", subscriptions);

@@ -247,6 +247,11 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
             "tagway.toml:22: limits.handshake: ",
         ),
         (
+            "a class that is not there",
+            changed("source =", "class = \"large\"\nsource ="),
+            "strategies.tag-prefix.class: unknown variant `large`",
+        ),
+        (
             "traces that go nowhere",
             format!("{GOOD}[telemetry]\notlp_endpoint = \"collector\"\n"),
             "tagway.toml:22: telemetry.otlp_endpoint: a collector",

@@ -14,11 +14,13 @@
 
 mod microburst;
 mod ministack;
+mod prometheus;
 mod python;
 mod roto;
 mod server;
 
 pub use microburst::{Fault, Microburst};
 pub use ministack::{ACCOUNT, Ministack};
+pub use prometheus::{Prometheus, promtool};
 pub use python::{boto3, cfn_lint, python};
 pub use roto::Roto;

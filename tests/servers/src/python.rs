@@ -84,7 +84,7 @@ fn install() -> PathBuf {
 }
 
 /// Where cargo builds, as this program is in `target/<profile>/deps`, or in `target/<profile>` if it is no test.
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     let this = env::current_exe().expect("this program has a path");
     let mut folders = this.ancestors().skip(1);
     let profile = folders.find(|folder| !folder.ends_with("deps"));
@@ -98,7 +98,7 @@ pub(crate) fn own(file: &str) -> PathBuf {
 }
 
 /// What a command that must succeed prints. `note` is said if it fails.
-fn text_of(command: &mut Command, note: &str) -> String {
+pub(crate) fn text_of(command: &mut Command, note: &str) -> String {
     let output = command.output();
     let program = command.get_program().display();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}\n{note}"));
