@@ -84,7 +84,7 @@ impl App {
     /// Binds, opens and loads everything that the settings name.
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         let clock = Clock::system();
-        let listeners = Listeners::bind(&settings.server).await?;
+        let listeners = Listeners::bind(&settings.server)?;
         let parts = Parts::new(clock.clone());
         let certificates = open_certificates(&settings, &parts)?;
         let keys = KeySets::open(&settings.identity).await?;

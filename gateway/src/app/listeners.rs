@@ -3,10 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::StartError;
 use crate::settings::{Listen, ServerSettings};
+
+/// Connections that wait in the system to be taken: as many as come at once after a restart, as far as the system allows.
+const BACKLOG: u32 = 4096;
 
 /// All of them.
 pub(super) struct Listeners {
@@ -17,15 +20,15 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    pub(super) async fn bind(server: &ServerSettings) -> Result<Self, StartError> {
+    pub(super) fn bind(server: &ServerSettings) -> Result<Self, StartError> {
         Ok(Self {
-            grpc: bind("server.listen", server.listen).await?,
-            ops: bind_if("server.ops_listen", server.ops_listen).await?,
+            grpc: bind("server.listen", server.listen)?,
+            ops: bind_if("server.ops_listen", server.ops_listen)?,
             // The same address is the same listener.
             admin: if server.admin_is_with_tenants() {
                 None
             } else {
-                bind_if("server.admin_listen", server.admin_listen).await?
+                bind_if("server.admin_listen", server.admin_listen)?
             },
         })
     }
@@ -50,15 +53,24 @@ impl Listeners {
     }
 }
 
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| StartError::Bind { key, address, error })
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let listen = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        // As every server does, so that a restart need not wait for what is left of the connections before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| StartError::Bind { key, address, error })
 }
 
-async fn bind_if(key: &'static str, listen: Listen) -> Result<Option<TcpListener>, StartError> {
+fn bind_if(key: &'static str, listen: Listen) -> Result<Option<TcpListener>, StartError> {
     match listen {
         Listen::Nowhere => Ok(None),
-        Listen::At(address) => Ok(Some(bind(key, address).await?)),
+        Listen::At(address) => Ok(Some(bind(key, address)?)),
     }
 }

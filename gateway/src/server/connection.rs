@@ -20,10 +20,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::Connected;
 
 use crate::quota::{Connected as CountedConnection, Share};
@@ -32,6 +33,8 @@ use crate::tls::Certificates;
 
 /// Between two connections that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that were let in and wait to be served.
+const LET_IN: usize = 64;
 /// So many bytes are a greeting: HTTP/2's preface (RFC 9113, 3.4), or the least of an HTTP/1.1 request.
 const GREETING: usize = 24;
 /// An answer that was not taken for so many times what a request may take, or up to twice that, ends its connection: who takes
@@ -76,6 +79,8 @@ pub struct Door {
     name: &'static str,
     most: usize,
     places: Arc<Semaphore>,
+    /// Peers for whom another has to make room.
+    waiting: Arc<AtomicUsize>,
     strangers: Arc<Strangers>,
     handshake: Duration,
     /// For an answer to be taken.
@@ -136,6 +141,7 @@ impl Door {
             name,
             most,
             places: Arc::new(Semaphore::new(most)),
+            waiting: Arc::default(),
             strangers: Arc::default(),
             handshake: limits.handshake,
             taken: limits.request_timeout * TAKEN,
@@ -145,54 +151,65 @@ impl Door {
         }
     }
 
-    /// Who comes to `listener` and is let in. A handshake keeps nobody waiting but its own peer.
+    /// Who comes to `listener` and is let in. A handshake keeps nobody waiting but its own peer. Dropped, it listens no more.
     pub(super) fn accept(self, listener: TcpListener) -> BoxStream<'static, Result<Connection, Infallible>> {
-        let most = self.most;
-        let door = self.clone();
-        let sockets = futures_util::stream::unfold(listener, async |listener| {
-            let accepted = listener.accept().await;
-            Some((accepted, listener))
-        });
-        let let_in = sockets.filter_map(async |accepted| match accepted {
-            Ok(accepted) => Some(accepted),
-            Err(error) => {
-                // Without descriptors `accept` fails at once, and would again: a moment's rest, so that it does not spin.
-                tracing::warn!(%error, "a connection could not be accepted");
-                sleep(ACCEPT_PAUSE).await;
-                None
-            }
-        });
-        let greeted = let_in.map(move |(socket, address)| {
-            let place = door.place();
-            let door = self.clone();
+        let (let_in, connections) = mpsc::channel(LET_IN);
+        let accepting = AbortOnDropHandle::new(tokio::spawn(self.accept_all(listener, let_in)));
+        let connections =
+            futures_util::stream::unfold((connections, accepting), async |(mut connections, accepting)| {
+                let connection = connections.recv().await?;
+                Some((Ok(connection), (connections, accepting)))
+            });
+        connections.boxed()
+    }
+
+    async fn accept_all(self, listener: TcpListener, let_in: mpsc::Sender<Connection>) {
+        loop {
+            let (socket, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Without descriptors `accept` fails at once, and would again: a moment's rest, so that it does not spin.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(place) = self.place() else {
+                continue;
+            };
             let peer = Peer {
                 address,
-                places: Arc::clone(&door.places),
+                places: Arc::clone(&self.places),
                 dealings: Arc::default(),
             };
-            if place.is_some() {
-                door.strangers.add(&peer.dealings, most);
-            }
-            // Apart, so that many do theirs on all processors.
+            self.strangers.add(&peer.dealings, self.most);
+            let (door, let_in) = (self.clone(), let_in.clone());
+            // Apart, so that many do theirs on all processors. Each has a place, or has had another give up its own.
             tokio::spawn(async move {
-                let place = place?.await?;
-                door.greet(socket, peer, place).await
-            })
-        });
-        // Each has a place, or has had another give up its own.
-        let greeted = greeted.buffer_unordered(2 * most);
-        greeted
-            .filter_map(async |greeted| greeted.ok().flatten().map(Ok))
-            .boxed()
+                if let Some(place) = place.await
+                    && let Some(connection) = door.greet(socket, peer, place).await
+                {
+                    // Nobody takes it any more who serves no more.
+                    _ = let_in.send(connection).await;
+                }
+            });
+        }
     }
 
     /// A place for one more; where all are taken, that of the stranger who was there for longest. Without any it is closed at once, so that its
     /// peer goes to another replica.
     fn place(&self) -> Option<impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        // What becomes free while others wait was made free for them.
+        let nobody_waits = self.waiting.load(Ordering::SeqCst) == 0;
+        let place = nobody_waits
+            .then(|| Arc::clone(&self.places).try_acquire_owned().ok())
+            .flatten();
         if place.is_none() && !self.strangers.evict_one() {
             self.refuse("full");
             return None;
+        }
+        if place.is_none() {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
         }
         let door = self.clone();
         Some(async move {
@@ -201,6 +218,7 @@ impl Door {
             }
             let freed = timeout(door.handshake, Arc::clone(&door.places).acquire_owned()).await;
             let freed = freed.ok().and_then(Result::ok);
+            door.waiting.fetch_sub(1, Ordering::SeqCst);
             if freed.is_none() {
                 door.refuse("full");
             }
