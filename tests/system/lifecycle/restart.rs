@@ -213,7 +213,7 @@ async fn a_restart_can_still_go_back_and_what_was_rolled_back_stays_away() {
     // The source still holds it, given otherwise or not.
     world.put(&distinct(&SCRIPTED, 1));
     let mut gateway = world.start(&both(&json!({ "home": ["a", ""], "defaults": [["b", ""]] })));
-    assert!(gateway.logs("was rolled back, and is held back"));
+    assert!(gateway.logs("was rolled back, and is held back"), "{}", gateway.log());
     assert_eq!(active(&mut gateway.admin().await).await.digest, first.digest);
     // Nor does it serve because what served is lost.
     gateway.signal("KILL");
@@ -283,7 +283,7 @@ async fn settings_that_were_rolled_back_do_not_keep_their_component_away() {
     gateway.wait();
     // The file still says so, and what served serves.
     let gateway = world.start(&bad);
-    assert!(gateway.logs("was rolled back, and is held back"));
+    assert!(gateway.logs("was rolled back, and is held back"), "{}", gateway.log());
     assert_eq!(gateway.client("acme").await.get("t_x").await.unwrap().value, "1");
     let mut admin = gateway.admin().await;
     let again = active(&mut admin).await;
