@@ -132,6 +132,15 @@ async fn who_is_not_let_is_written_down_and_a_flood_of_them_is_not() {
         (Some("PERMISSION_MISSING"), Some("globex"))
     );
 
+    // A good token that does not grant the tenant that was asked for says whose it is.
+    let stranger = gateway.client("acme").await.for_tenant("initech");
+    assert_eq!(why(stranger.delete(KEY).await).0, Code::PermissionDenied);
+    let refused = of(&gateway, "DeleteConfig", "refused").await;
+    assert_eq!(
+        (refused[0]["reason"].as_str(), &refused[0]["subject"]),
+        (Some("TENANT_NOT_GRANTED"), &claims("acme")["sub"])
+    );
+
     let nobody = Client::connect(&gateway.address, Some("not.a.token")).await;
     for _ in 0..500 {
         assert_eq!(why(nobody.list("", 0).await).0, Code::Unauthenticated);

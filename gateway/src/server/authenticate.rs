@@ -14,7 +14,7 @@ use super::connection::Peer;
 use super::measured::{ending, method};
 use super::{status, traced};
 use crate::audit::{Audit, Outcome, Record};
-use crate::identity::{Identity, IdentityError, VerifiedCaller, VerifiedTenant};
+use crate::identity::{Identity, IdentityError, VerifiedTenant};
 use crate::quota::Quotas;
 use crate::telemetry::TRACE;
 
@@ -32,13 +32,10 @@ impl Around for Authenticate {
         let verified = self.identity.verify(request.headers());
         let tenant = match verified.instrument(info_span!(target: TRACE, "auth")).await {
             Ok(tenant) => tenant,
-            Err(error) => {
-                let caller = self.identity.bearer(request.headers()).await;
-                return refuse(&self.audit, method, peer.as_ref(), caller.as_deref(), &error);
-            }
+            Err(error) => return refuse(&self.audit, &self.identity, request, &error).await,
         };
         if let Some(peer) = &peer {
-            peer.is_of(&self.quotas.of(tenant.id()));
+            peer.is_of(|| self.quotas.of(tenant.id()));
         }
         traced::is_of(&tenant);
         // Nothing behind this wall needs the secret.
@@ -79,45 +76,43 @@ pub(super) struct AuthenticateAdmin {
 
 impl Around for AuthenticateAdmin {
     async fn around(&self, mut request: Request<Body>, next: impl Next) -> Response<Body> {
-        let (method, peer) = (method(request.uri().path()), peer(&request));
         match self.identity.administrator(request.headers()).await {
             Ok(administrator) => {
-                if let Some(peer) = &peer {
+                if let Some(peer) = peer(&request) {
                     peer.is_an_operators();
                 }
                 request.headers_mut().remove(AUTHORIZATION);
                 request.extensions_mut().insert(administrator);
                 next.run(request).await
             }
-            Err(error) => {
-                let caller = self.identity.bearer(request.headers()).await;
-                refuse(&self.audit, method, peer.as_ref(), caller.as_deref(), &error)
-            }
+            Err(error) => refuse(&self.audit, &self.identity, request, &error).await,
         }
     }
 }
 
-fn peer(request: &Request<Body>) -> Option<Peer> {
+fn peer<T>(request: &Request<T>) -> Option<Peer> {
     request.extensions().get().cloned()
 }
 
-fn refuse(
-    audit: &Audit,
-    method: &str,
-    peer: Option<&Peer>,
-    caller: Option<&VerifiedCaller>,
-    error: &IdentityError,
-) -> Response<Body> {
+async fn refuse(audit: &Audit, identity: &Identity, request: Request<Body>, error: &IdentityError) -> Response<Body> {
     let answer = status::identity(error).into_http();
+    // Its body is nobody's to read.
+    let request = request.map(drop);
     // That the issuer's keys cannot be had says nothing of who asks.
     if audit.is_kept() && !matches!(error, IdentityError::KeysAway) {
+        // A token that was no good is not looked at twice; one that was is remembered.
+        let caller = if is_of_a_good_token(error) {
+            identity.bearer(request.headers()).await
+        } else {
+            None
+        };
         let (_, reason) = ending(&answer);
-        let peer = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
+        let peer = peer(&request).map(|peer| peer.address.to_string()).unwrap_or_default();
         let record = Record {
             reason: &reason,
             peer: &peer,
-            subject: caller.map_or("", |caller| caller.subject()),
-            ..Record::new(name(method), Outcome::Refused)
+            subject: caller.as_ref().map_or("", |caller| caller.subject()),
+            ..Record::new(name(method(request.uri().path())), Outcome::Refused)
         };
         match caller {
             Some(_) => audit.note_caller(record),
@@ -125,6 +120,23 @@ fn refuse(
         }
     }
     answer
+}
+
+/// Whether the token verified, and does not grant what was asked for.
+fn is_of_a_good_token(error: &IdentityError) -> bool {
+    match error {
+        IdentityError::TenantMissing(_)
+        | IdentityError::TenantAmbiguous
+        | IdentityError::TenantTwice
+        | IdentityError::TenantNotGranted
+        | IdentityError::SubjectDiffers
+        | IdentityError::PermissionMissing(_) => true,
+        IdentityError::TokenMissing
+        | IdentityError::TokenMalformed(_)
+        | IdentityError::Signature(_)
+        | IdentityError::Claim(_)
+        | IdentityError::KeysAway => false,
+    }
 }
 
 fn is_denied(answer: &Response<Body>) -> bool {

@@ -200,11 +200,12 @@ impl Door {
     /// peer goes to another replica.
     fn place(&self) -> Option<impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static> {
         // What becomes free while others wait was made free for them.
-        let nobody_waits = self.waiting.load(Ordering::SeqCst) == 0;
-        let place = nobody_waits
+        let waiting = self.waiting.load(Ordering::SeqCst);
+        let place = (waiting == 0)
             .then(|| Arc::clone(&self.places).try_acquire_owned().ok())
             .flatten();
-        if place.is_none() && !self.strangers.evict_one() {
+        // Who waits takes a descriptor too, so no more wait than there are places.
+        if place.is_none() && (waiting >= self.most || !self.strangers.evict_one()) {
             self.refuse("full");
             return None;
         }
@@ -300,11 +301,11 @@ impl Peer {
     }
 
     /// It has shown whose it is. It is that tenant's as far as that one has not more of them than are left for others.
-    pub(super) fn is_of(&self, share: &Arc<Share>) {
+    pub(super) fn is_of(&self, share: impl FnOnce() -> Arc<Share>) {
         if self.dealings.known.load(Ordering::Relaxed) {
             return;
         }
-        if let Some(connection) = share.connection(self.places.available_permits() as u64)
+        if let Some(connection) = share().connection(self.places.available_permits() as u64)
             && self.dealings.tenant.set(connection).is_ok()
         {
             self.dealings.known.store(true, Ordering::Relaxed);

@@ -94,9 +94,7 @@ impl Identity {
             settings: sha256(given.to_string().as_bytes()),
         }
     }
-}
 
-impl Identity {
     /// The component with just these settings, in a word.
     pub(super) fn whole(&self) -> String {
         format!("{} {}", self.digest, self.settings)
