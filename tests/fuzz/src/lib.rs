@@ -15,6 +15,7 @@ use tagway::identity::development::{Claims, DevelopmentKey};
 use tagway::identity::{Identity, IdentityError, KeySets, VerifiedTenant};
 use tagway::settings::Permission;
 use tagway::settings::development::development;
+use tagway::status::Parts;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -33,8 +34,9 @@ impl Default for Issuer {
         let runtime = runtime();
         let keys = runtime.block_on(KeySets::open(&settings.identity)).expect("keys");
         let identity = Identity::new(&settings.identity, keys.clone(), Clock::system());
+        let part = Parts::new(Clock::system()).part("issuer", true, "");
         // It answers those who ask for an unknown key.
-        runtime.spawn(async move { keys.run().await });
+        runtime.spawn(async move { keys.run(&part).await });
         Self { key, identity, runtime }
     }
 }
