@@ -90,7 +90,7 @@ impl App {
         let keys = KeySets::open(&settings.identity).await?;
         let identity = Arc::new(Identity::new(&settings.identity, Arc::clone(&keys), clock.clone()));
         let stores = BackendMetrics::default();
-        let catalog = open_catalog(&settings, &parts, &stores, &clock).await?;
+        let (catalog, backups) = open_catalog(&settings, &parts, &stores, &clock).await?;
         let page_tokens = page_tokens(&settings, &clock)?;
         let cache = cache(&settings);
         let snapshot = snapshot(&settings, &cache, &clock)?;
@@ -155,6 +155,7 @@ impl App {
             dispatch: Arc::clone(events.dispatch()),
             cache: Arc::clone(&cache),
             hub: Arc::clone(&hub),
+            backups,
             started: Instant::now(),
             audit: Arc::clone(&audit),
         };

@@ -1,5 +1,6 @@
 //! Commands, one file each. Thin: what they do is the library's, or the gateway's that they call.
 
+mod backup;
 mod check;
 mod client;
 mod completions;
@@ -14,6 +15,7 @@ mod list;
 mod provision;
 mod put;
 mod refresh;
+mod restore;
 mod rollback;
 mod serve;
 mod status;
@@ -78,6 +80,10 @@ enum Command {
     Watchers(watchers::Watchers),
     /// Have a gateway look again at what it keeps near
     Refresh(refresh::Refresh),
+    /// Have a gateway copy an embedded store, while it is used
+    Backup(backup::Backup),
+    /// Make an embedded store of a backup, or check one
+    Restore(restore::Restore),
     /// Print a shell's completions
     Completions(completions::Completions),
 }
@@ -118,6 +124,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Strategy(command) => client::block_on(command.run()),
         Command::Watchers(command) => client::block_on(command.run()),
         Command::Refresh(command) => client::block_on(command.run()),
+        Command::Backup(command) => client::block_on(command.run()),
+        Command::Restore(command) => command.run(),
         Command::Completions(command) => command.run(),
     };
     match result {

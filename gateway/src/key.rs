@@ -296,7 +296,8 @@ impl Life {
     pub fn begin(now: std::time::SystemTime, before: Option<Self>) -> Self {
         let life = Self(Ulid::from_datetime(now));
         match before {
-            Some(before) if life <= before => Self(Ulid(before.0.0.saturating_add(1))),
+            // By chance still, so that a key which is created twice after the same life, as before a restore and after it, begins two.
+            Some(before) if life <= before => Self(Ulid(before.0.0.saturating_add(1 + u128::from(fastrand::u64(..))))),
             _ => life,
         }
     }

@@ -4,12 +4,15 @@ mod admin_service;
 mod around;
 mod audited;
 mod authenticate;
+mod backup;
 mod config_service;
 mod connection;
 mod deadline;
+mod door;
 mod in_flight;
 mod measured;
 mod ops;
+mod peer;
 mod shape;
 mod status;
 mod strategies;
@@ -55,7 +58,7 @@ use within_quota::WithinQuota;
 pub(crate) use watch::Watches;
 
 pub use admin_service::Admin;
-pub use connection::{ConnectionMetrics, Door};
+pub use door::{ConnectionMetrics, Door};
 pub use measured::RequestMetrics;
 pub use ops::{Readiness, serve_ops};
 

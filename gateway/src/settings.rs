@@ -184,6 +184,8 @@ pub struct BackendSettings {
     /// `embedded`: the store's file.
     pub path: Option<PathBuf>,
     history: Option<u32>,
+    /// `embedded`: the folder for backups; none are made, if it does not say.
+    pub backups: Option<PathBuf>,
     /// `dynamodb`: the table.
     pub table: Option<String>,
     /// `dynamodb`: how long a version is kept after another took its place; for ever, if it does not say.

@@ -9,6 +9,7 @@
 )]
 
 mod audit;
+mod backups;
 mod cache;
 mod connections;
 mod containment;

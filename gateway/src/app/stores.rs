@@ -1,11 +1,12 @@
 //! The stores that settings name, and what is kept near of them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::StartError;
 use crate::backend::dynamodb::DynamoDb;
-use crate::backend::embedded::Embedded;
+use crate::backend::embedded::{Backups, Embedded};
 use crate::backend::ssm::{ParameterSettings, ParameterStore};
 use crate::backend::{AwsSettings, Backend, BackendMetrics, Catalog, Observed};
 use crate::cache::{Cache, Sharing, Snapshot};
@@ -15,24 +16,43 @@ use crate::placement::CachePolicy;
 use crate::settings::{BackendKind, BackendSettings, CacheSettings, Settings};
 use crate::status::Parts;
 
-/// Opens all of them.
+/// Opens all of them, and says which can be backed up.
 pub(super) async fn open_catalog(
     settings: &Settings,
     parts: &Parts,
     metrics: &BackendMetrics,
     clock: &Clock,
-) -> Result<Catalog, StartError> {
+) -> Result<(Catalog, Backups), StartError> {
     let mut backends: BTreeMap<Arc<str>, Arc<dyn Backend>> = BTreeMap::new();
+    let mut backups = Backups::new(clock.clone());
     for (id, backend) in &settings.backends {
-        let store = open(id, backend, settings.limits.tenants, clock).await?;
+        let store: Arc<dyn Backend> = if backend.kind == BackendKind::Embedded {
+            let store = open_embedded(id, backend, clock)?;
+            backups.add(id, &store, backend.backups.as_deref());
+            store
+        } else {
+            open(id, backend, settings.limits.tenants, clock).await?
+        };
         let part = parts.part(&format!("backend:{id}"), true, "");
         let id: Arc<str> = id.as_str().into();
         let observed = Observed::new(Arc::clone(&id), store, part, metrics.clone());
         backends.insert(id, Arc::new(observed));
     }
-    Ok(Catalog::new(backends))
+    Ok((Catalog::new(backends), backups))
 }
 
+fn open_embedded(id: &str, backend: &BackendSettings, clock: &Clock) -> Result<Arc<Embedded>, StartError> {
+    let path = backend.path.as_deref().unwrap_or(Path::new(""));
+    let store = Embedded::open(path, backend.history(), clock.clone());
+    let store = store.map_err(|error| StartError::Store {
+        id: id.to_owned(),
+        path: path.to_owned(),
+        error,
+    })?;
+    Ok(Arc::new(store))
+}
+
+/// One at AWS.
 async fn open(
     id: &str,
     backend: &BackendSettings,
@@ -43,17 +63,8 @@ async fn open(
         id: id.to_owned(),
         error,
     };
-    match (backend.kind, &backend.path, &backend.table) {
-        (BackendKind::Embedded, Some(path), _) => {
-            let store = Embedded::open(path, backend.history(), clock.clone());
-            let store = store.map_err(|error| StartError::Store {
-                id: id.to_owned(),
-                path: path.clone(),
-                error,
-            })?;
-            Ok(Arc::new(store))
-        }
-        (BackendKind::DynamoDb, _, Some(table)) => {
+    match (backend.kind, &backend.table) {
+        (BackendKind::DynamoDb, Some(table)) => {
             let store = DynamoDb::open(at_aws(id, backend, tenants), table, backend.history_ttl, clock.clone());
             Ok(Arc::new(store.await.map_err(no_region)?))
         }

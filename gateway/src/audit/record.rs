@@ -41,6 +41,9 @@ pub struct Record<'a> {
     /// The default that all tenants read is meant.
     #[serde(skip_serializing_if = "is_false")]
     pub shared: bool,
+    /// The store that is meant.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub backend: &'a str,
     /// The caller's name for the request.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub request_id: &'a str,
@@ -88,6 +91,7 @@ impl<'a> Record<'a> {
             peer: "",
             key: "",
             shared: false,
+            backend: "",
             request_id: "",
             etag_before: "",
             etag_after: "",

@@ -3,9 +3,15 @@
 //! Values, history and change log change in one transaction. One thread writes; what waits for it goes into one
 //! transaction and one sync together, so that many writers cost little more than one.
 
+mod backup;
+mod backups;
+mod contents;
+mod format;
 mod record;
 mod requests;
+mod restore;
 mod store;
+mod unwritten;
 mod writer;
 
 use std::io;
@@ -29,6 +35,12 @@ use record::Record;
 use store::{Medium, OnDisk, Store};
 use writer::{Change, Outcome, Writer};
 
+pub use backup::BackupError;
+pub use backups::{Backup, Backups, NoBackup};
+pub use contents::Contents;
+pub use format::FORMAT;
+pub use restore::{RestoreError, Restored, check, restore};
+
 /// Physical name -> the record that stands.
 const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
 /// (physical name, 1, 2, 3 ...) -> a record that stood once or stands, deletions included.
@@ -39,12 +51,6 @@ const CHANGES: TableDefinition<'_, u64, (&str, &str)> = TableDefinition::new("ch
 const REQUESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("requests");
 /// (when, `<tenant>/<request id>`): the same, by age.
 const REQUEST_AGES: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("request_ages");
-/// What the file is.
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// The shape of all of the above, under this key in `META`.
-const FORMAT_KEY: &str = "format";
-const FORMAT: u64 = 1;
-
 /// Largest value. A page of a list or a batch of them fits a message many times over.
 const MAX_VALUE_BYTES: u32 = 1 << 20;
 
@@ -89,7 +95,7 @@ impl From<redb::Error> for OpenError {
     fn from(error: redb::Error) -> Self {
         match error {
             redb::Error::DatabaseAlreadyOpen => Self::InUse,
-            redb::Error::Io(error) => Self::Io(error),
+            redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => Self::Io(error),
             other => Self::Database(other.to_string()),
         }
     }

@@ -12,10 +12,12 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
 
-use super::connection::Peer;
+use super::backup;
+use super::peer::Peer;
 use super::status::{self, invalid};
 use super::strategies;
 use crate::audit::{Audit, Outcome, Record as Written};
+use crate::backend::embedded::Backups;
 use crate::cache::Cache;
 use crate::config::Configs;
 use crate::event::Dispatch;
@@ -47,6 +49,8 @@ pub struct Admin {
     pub cache: Arc<Cache>,
     /// Who watches.
     pub hub: Arc<Hub>,
+    /// What can be backed up.
+    pub backups: Backups,
     /// When it started.
     pub started: Instant,
     /// Where what they do is written down.
@@ -56,9 +60,9 @@ pub struct Admin {
 pub(super) struct AdminServiceImpl(pub(super) Arc<Admin>);
 
 /// Who asks, and from where.
-struct By {
+pub(super) struct By {
     subject: Option<Arc<str>>,
-    peer: String,
+    pub(super) peer: String,
 }
 
 impl By {
@@ -71,7 +75,7 @@ impl By {
         }
     }
 
-    fn subject(&self) -> &str {
+    pub(super) fn subject(&self) -> &str {
         self.subject.as_deref().unwrap_or_default()
     }
 }
@@ -330,6 +334,23 @@ impl AdminService for AdminServiceImpl {
             watchers: watching.into_iter().map(watcher).collect(),
             next_page_token: last.filter(|_| is_more).unwrap_or_default(),
         }))
+    }
+
+    type BackupStoreStream = backup::Progress;
+
+    async fn backup_store(
+        &self,
+        request: Request<v1::BackupStoreRequest>,
+    ) -> Result<Response<Self::BackupStoreStream>, Status> {
+        let by = By::of(&request);
+        let backup = self.0.backups.begin(&request.get_ref().backend);
+        let backup = backup.map_err(|problem| backup::none(&problem))?;
+        tracing::info!(
+            by = by.subject(),
+            backend = &**backup.id(),
+            "an operator asks for a backup"
+        );
+        Ok(Response::new(backup::make(backup, by, Arc::clone(&self.0.audit))))
     }
 }
 

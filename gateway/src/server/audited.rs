@@ -6,7 +6,7 @@ use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-use super::connection::Peer;
+use super::peer::Peer;
 use super::status;
 use crate::audit::{Audit, Outcome, Record, Reserved};
 use crate::config::{Scope, Trail};

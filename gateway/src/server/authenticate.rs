@@ -10,8 +10,8 @@ use tonic::{Code, Status};
 use tracing::{Instrument as _, info_span};
 
 use super::around::{Around, Next};
-use super::connection::Peer;
 use super::measured::{ending, method};
+use super::peer::Peer;
 use super::{status, traced};
 use crate::audit::{Audit, Outcome, Record};
 use crate::identity::{Identity, IdentityError, VerifiedTenant};

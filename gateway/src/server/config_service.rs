@@ -12,7 +12,7 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::audited::{Asked, Audited};
-use super::connection::Peer;
+use super::peer::Peer;
 use super::status::{self, invalid};
 use super::watch::{Responses, Watches};
 use crate::audit::Audit;

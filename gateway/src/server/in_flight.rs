@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
 use super::around::{Around, Next};
-use super::connection::Peer;
+use super::peer::Peer;
 use super::status;
 use super::taken::{self, Lasts};
 

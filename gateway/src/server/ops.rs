@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry as Metrics;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Door, Probes};
+use super::door::{Door, Probes};
 use crate::strategy::Registry;
 
 /// Whether traffic should come here. It should not for what is this replica's own fault: not started, draining, or

@@ -27,7 +27,7 @@ impl Lasts {
     pub(super) fn of(request: &Request<Body>) -> Self {
         match request.uri().path() {
             "/tagway.v1.ConfigService/WatchConfigs" => Self::OnItsOwn,
-            "/grpc.health.v1.Health/Watch" => Self::Long,
+            "/grpc.health.v1.Health/Watch" | "/tagway.v1.AdminService/BackupStore" => Self::Long,
             path if path.ends_with("/ServerReflectionInfo") => Self::Long,
             _ => Self::Shortly,
         }

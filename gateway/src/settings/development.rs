@@ -25,6 +25,7 @@ algorithms = ["EdDSA"]
 [backends.local]
 kind = "embedded"
 path = {store:?}
+backups = {backups:?}
 
 [strategies.tag-prefix]
 source = "builtin:tag-prefix"
@@ -41,6 +42,7 @@ format = "text"
 "#,
         jwks = format!("file:{}", data.join(JWKS).display()),
         store = data.join("store.redb").display().to_string(),
+        backups = data.join("backups").display().to_string(),
         state = data.join("state").display().to_string(),
     );
     Settings::parse("development settings", &text, variables)

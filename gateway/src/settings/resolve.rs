@@ -106,6 +106,7 @@ const ROOT_BYTES: usize = 200;
 const KEYS: &[(&str, &[BackendKind])] = &[
     ("path", &[BackendKind::Embedded]),
     ("history", &[BackendKind::Embedded]),
+    ("backups", &[BackendKind::Embedded]),
     ("table", &[BackendKind::DynamoDb]),
     ("history_ttl", &[BackendKind::DynamoDb]),
     ("root", &[BackendKind::Ssm]),
@@ -296,6 +297,12 @@ impl Check<'_, '_> {
                     (1..=MAX_HISTORY).contains(&backend.history()),
                     &key("history"),
                     "between 1, the version that stands, and 10_000",
+                );
+                let backups = backend.backups.as_ref();
+                self.require(
+                    backups.is_none_or(|folder| !folder.as_os_str().is_empty()),
+                    &key("backups"),
+                    "a folder; without it no backups are made",
                 );
             }
             BackendKind::DynamoDb => {

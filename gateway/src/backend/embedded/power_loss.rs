@@ -139,6 +139,10 @@ impl Medium for Power {
         Database::builder().create_with_backend(self.clone())
     }
 
+    fn keep(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn free_bytes(&self) -> io::Result<u64> {
         self.0.lock().unwrap().free.ok_or_else(|| io::Error::other("who knows"))
     }
@@ -147,7 +151,7 @@ impl Medium for Power {
 /// A disk with a store on it that is empty.
 fn formatted() -> Power {
     let power = Power::on(Vec::new(), None);
-    super::store::format(&power.open().unwrap()).unwrap();
+    super::format::begin(&power.open().unwrap()).unwrap();
     power
 }
 

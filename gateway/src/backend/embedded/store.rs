@@ -14,20 +14,23 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use redb::{Database, ReadableDatabase};
+use redb::Database;
 use tempfile::NamedTempFile;
 
 use super::super::BackendError;
-use super::{CHANGES, FORMAT, FORMAT_KEY, HISTORY, META, OpenError, REQUEST_AGES, REQUESTS, VALUES};
+use super::restore::beside;
+use super::{OpenError, format};
 
 /// Pages kept in memory.
-const CACHE_BYTES: usize = 64 << 20;
+pub(super) const CACHE_BYTES: usize = 64 << 20;
 /// Between two attempts to open a file that failed: the first pause, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// What holds the file.
 pub(super) trait Medium: Send + Sync + 'static {
     fn open(&self) -> Result<Database, redb::DatabaseError>;
+    /// Keeps what it holds, in that format, before it is brought to a newer one.
+    fn keep(&self, format: u64) -> io::Result<()>;
     /// What it has room for.
     fn free_bytes(&self) -> io::Result<u64>;
 }
@@ -49,7 +52,7 @@ impl OnDisk {
         };
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let fresh = NamedTempFile::new_in(folder)?;
-        format(&Database::create(fresh.path()).map_err(redb::Error::from)?)?;
+        format::begin(&Database::create(fresh.path()).map_err(redb::Error::from)?)?;
         match fresh.persist_noclobber(path) {
             // Another process was faster. Which of the two may have it is seen when it is opened.
             Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => return Err(error.error.into()),
@@ -63,6 +66,12 @@ impl Medium for OnDisk {
     fn open(&self) -> Result<Database, redb::DatabaseError> {
         // Never `create`: where a volume has gone, an empty store would take its place and answer for it.
         Database::builder().set_cache_size(CACHE_BYTES).open(&self.0)
+    }
+
+    fn keep(&self, format: u64) -> io::Result<()> {
+        let kept = beside(&self.0, &format!("format-{format}"));
+        std::fs::copy(&self.0, &kept)?;
+        File::open(kept)?.sync_all()
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -170,36 +179,8 @@ fn open(medium: &dyn Medium) -> Result<Database, OpenError> {
     // redb believes what its checksums cover and panics on what then makes no sense. What panicked is dropped here.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let database = medium.open().map_err(redb::Error::from)?;
-        check_format(&database)?;
+        format::upgrade(&database, |format| medium.keep(format))?;
         Ok(database)
     }));
     opened.unwrap_or_else(|_| Err(OpenError::Database("its pages contradict each other".to_owned())))
-}
-
-fn check_format(database: &Database) -> Result<(), OpenError> {
-    let read = || -> Result<Option<u64>, redb::Error> {
-        match database.begin_read()?.open_table(META) {
-            Ok(meta) => Ok(meta.get(FORMAT_KEY)?.map(|format| format.value())),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    };
-    match read()? {
-        Some(FORMAT) => Ok(()),
-        Some(other) => Err(OpenError::Format(other)),
-        None => Err(OpenError::Database("it has none of our tables".to_owned())),
-    }
-}
-
-/// Makes an empty database a store.
-pub(super) fn format(database: &Database) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
-    // So that readers find them.
-    transaction.open_table(VALUES)?;
-    transaction.open_table(HISTORY)?;
-    transaction.open_table(CHANGES)?;
-    transaction.open_table(REQUESTS)?;
-    transaction.open_table(REQUEST_AGES)?;
-    Ok(transaction.commit()?)
 }

@@ -14,7 +14,7 @@ pub(super) fn name(tenant: &VerifiedTenant, key: &str) -> PhysicalName {
     own
 }
 
-fn entry(value: &str) -> NewEntry {
+pub(super) fn entry(value: &str) -> NewEntry {
     NewEntry {
         value: value.to_owned().into(),
         content_type: "text/plain".to_owned(),
@@ -22,7 +22,7 @@ fn entry(value: &str) -> NewEntry {
     }
 }
 
-fn open(folder: &TempDir, history: u32, clock: &Clock) -> Embedded {
+pub(super) fn open(folder: &TempDir, history: u32, clock: &Clock) -> Embedded {
     Embedded::open(&folder.path().join("store.redb"), history, clock.clone()).unwrap()
 }
 
@@ -163,21 +163,6 @@ async fn a_group_shares_one_transaction_and_each_change_has_its_own_answer() {
         }
     }
     assert_eq!((won, refused), (51, 49));
-}
-
-#[test]
-fn a_store_of_another_format_is_refused_and_left_alone() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("store.redb");
-    drop(open(&folder, 10, &Clock::system()));
-    {
-        let database = Database::open(&path).unwrap();
-        let transaction = database.begin_write().unwrap();
-        transaction.open_table(META).unwrap().insert(FORMAT_KEY, 2).unwrap();
-        transaction.commit().unwrap();
-    }
-    let error = Embedded::open(&path, 10, Clock::system()).err().unwrap();
-    assert!(matches!(error, OpenError::Format(2)), "{error}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::SystemTime;
 
-use redb::{Database, ReadableTable, Table};
+use redb::{Database, ReadableTable, Table, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::{BackendError, Conditions, Entry, NewEntry, Precondition, WriteError};
@@ -156,15 +156,7 @@ impl Group {
         transaction.set_two_phase_commit(true);
         let mut answers = Vec::with_capacity(group.len());
         {
-            let mut tables = Tables {
-                values: transaction.open_table(VALUES)?,
-                history: transaction.open_table(HISTORY)?,
-                changes: transaction.open_table(CHANGES)?,
-                requests: Requests {
-                    by_id: transaction.open_table(REQUESTS)?,
-                    by_age: transaction.open_table(REQUEST_AGES)?,
-                },
-            };
+            let mut tables = Tables::open(&transaction)?;
             let now = self.clock.now();
             tables.requests.forget(now)?;
             for job in group {
@@ -271,14 +263,26 @@ struct Standing {
     entry: Entry,
 }
 
-struct Tables<'t> {
+pub(super) struct Tables<'t> {
     values: Table<'t, &'static str, &'static [u8]>,
     history: Table<'t, (&'static str, u64), &'static [u8]>,
     changes: Table<'t, u64, (&'static str, &'static str)>,
     requests: Requests<'t>,
 }
 
-impl Tables<'_> {
+impl<'t> Tables<'t> {
+    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, BackendError> {
+        Ok(Self {
+            values: transaction.open_table(VALUES)?,
+            history: transaction.open_table(HISTORY)?,
+            changes: transaction.open_table(CHANGES)?,
+            requests: Requests {
+                by_id: transaction.open_table(REQUESTS)?,
+                by_age: transaction.open_table(REQUEST_AGES)?,
+            },
+        })
+    }
+
     fn standing(&self, path: &str) -> Result<Option<Standing>, BackendError> {
         let Some(found) = self.values.get(path)? else {
             return Ok(None);
@@ -302,7 +306,7 @@ impl Tables<'_> {
     }
 
     /// Puts the record where it belongs, and drops what falls out of history and log.
-    fn put(&mut self, path: &str, record: &Record<'_>, history: u64) -> Result<(), BackendError> {
+    pub(super) fn put(&mut self, path: &str, record: &Record<'_>, history: u64) -> Result<(), BackendError> {
         let bytes = record.write()?;
         if record.deleted {
             self.values.remove(path)?;

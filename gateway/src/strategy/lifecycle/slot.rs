@@ -162,9 +162,12 @@ impl Slot {
     /// Whether that version is not to be taken up by itself now. One that may have ended the process is held back as one that had to
     /// leave.
     pub(super) fn holds_back(&mut self, version: &Identity, now: SystemTime) -> bool {
-        self.ends_processes(&version.digest, now)
-            || self.quarantine.holds(&version.digest, now)
-            || self.quarantine.holds(&version.whole(), now)
+        self.ends_processes(&version.digest, now) || self.had_to_leave(version, now)
+    }
+
+    /// Whether that version was rolled back, and is held back for it now.
+    pub(super) fn had_to_leave(&self, version: &Identity, now: SystemTime) -> bool {
+        self.quarantine.holds(&version.digest, now) || self.quarantine.holds(&version.whole(), now)
     }
 
     /// Whether the process has ended while that component was on its way, so often that it may be why.

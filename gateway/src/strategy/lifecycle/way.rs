@@ -107,6 +107,10 @@ impl Lifecycle {
             .get_mut(&wanted.name)
             .filter(|_| wanted.is_of_source && !wish.validate_only);
         let Some(slot) = slot else { return };
+        // It served and was rolled back before this was noted. For how long it is not looked at, the quarantine says.
+        if slot.had_to_leave(&wanted.identity, self.made.clock.now()) {
+            return;
+        }
         // Whatever it was given besides: the source is not to be looked at again for that.
         let digest = wanted.identity.digest.clone();
         let configured = Identity::new(digest, &slot.settings, &self.made.catalog);
