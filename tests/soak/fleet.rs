@@ -140,7 +140,8 @@ impl Fleet {
             let mut answer = ureq::get(address).call().expect("it answers operators");
             answer.body_mut().read_to_string().expect("text")
         });
-        (*self.replicas[replica].lives.borrow(), text.await.expect("it answers"))
+        let life = *self.replicas[replica].lives.borrow();
+        (life, text.await.expect("it answers"))
     }
 
     /// Adds a rule to the proxy's.
