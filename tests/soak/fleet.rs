@@ -216,8 +216,5 @@ backends = [\"local\"]
         STALE.as_secs(),
         NEGATIVE.as_secs()
     );
-    settings_over_aws("file:keys.json", aws, &with_queue(aws, "sweep = \"5s\""))
-        .replace("[server]", server)
-        .replace("[backends.hot]", "[backends.hot]\nhistory_ttl = \"10m\"")
-        + &rest
+    settings_over_aws("file:keys.json", aws, &with_queue(aws, "sweep = \"5s\"")).replace("[server]", server) + &rest
 }
