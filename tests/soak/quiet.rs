@@ -56,10 +56,12 @@ pub(super) async fn point(soak: &Arc<Soak>, watchers: &[Watching], leaks: &mut L
                 let differ = agree.iter().chain(&converge).any(Option::is_some);
                 if !differ || is_late {
                     let mut bench = soak.judges.bench();
-                    agree.into_iter().for_each(|breach| bench.agreement.compared(breach));
-                    converge
-                        .into_iter()
-                        .for_each(|breach| bench.convergence.compared(breach));
+                    for breach in agree {
+                        bench.agreement.compared(breach);
+                    }
+                    for breach in converge {
+                        bench.convergence.compared(breach);
+                    }
                     break;
                 }
             }
