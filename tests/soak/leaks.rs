@@ -15,6 +15,8 @@ const MEMORY: f64 = 16.0 * MIB;
 const SLACK: f64 = 16.0;
 /// Fewer samples of one process tell nothing.
 const FEWEST: usize = 3;
+/// A shorter life is that of a process which still warms up: it is told of and not judged.
+const SHORTEST: f64 = 600.0;
 
 /// What is measured, by the names of `/metrics`.
 const MEASURES: [Measure; 3] = [
@@ -107,17 +109,22 @@ impl Leaks {
                     .collect();
                 if points.len() < FEWEST {
                     _ = writeln!(table, "{replica:<10}{:<14}{:>8}  too few", measure.name, points.len());
-                    is_well &= replica != 0;
                     continue;
                 }
                 let growth = growth(&points);
-                let leaks = growth > measure.bound;
+                let is_judged = points[points.len() - 1].0 >= SHORTEST;
+                let leaks = is_judged && growth > measure.bound;
                 is_well &= !leaks;
+                let note = match (is_judged, leaks) {
+                    (false, _) => "too short to judge",
+                    (true, false) => "",
+                    (true, true) => "LEAKS",
+                };
                 let value = |value: f64| value / measure.unit;
                 let values = || points.iter().map(|point| point.1);
                 _ = writeln!(
                     table,
-                    "{replica:<10}{:<14}{:>8}{:>10.1}{:>10.1}{:>10.1}{:>10.1}{:>14}{:>10.1}  {}",
+                    "{replica:<10}{:<14}{:>8}{:>10.1}{:>10.1}{:>10.1}{:>10.1}{:>14}{:>10.1}  {note}",
                     measure.name,
                     points.len(),
                     value(points[0].1),
@@ -125,8 +132,7 @@ impl Leaks {
                     value(values().fold(f64::INFINITY, f64::min)),
                     value(values().fold(0.0, f64::max)),
                     format!("{:+.1} of {:.0}", value(growth), value(measure.bound)),
-                    value(slope(&points[points.len() / 2..]) * 3600.0),
-                    if leaks { "LEAKS" } else { "" }
+                    value(slope(&points[points.len() / 2..]) * 3600.0)
                 );
             }
         }
@@ -193,8 +199,11 @@ mod tests {
     }
 
     #[test]
-    fn too_few_samples_tell_nothing() {
-        assert!(!Leaks::default().judge().1);
+    fn a_process_that_warms_up_is_not_judged() {
+        let mut young = leaks(|minute| [1e7 * minute, 50.0, 60.0]);
+        young.0.truncate(5);
+        let (table, is_well) = young.judge();
+        assert!(is_well && table.contains("too short to judge"), "{table}");
     }
 
     #[test]

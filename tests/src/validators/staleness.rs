@@ -140,7 +140,7 @@ mod tests {
         };
         staleness.saw(&ledger, &place(), &missing(sent));
         assert_eq!(staleness.verdict.broken, 2, "it may be as old as that");
-        staleness.saw(&ledger, &place(), &missing(now + Duration::from_secs(60)));
+        staleness.saw(&ledger, &place(), &missing(now + Duration::from_mins(1)));
         assert_eq!(staleness.verdict.broken, 3);
     }
 }
