@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use hdrhistogram::Histogram;
 use tagway_servers::{Ministack, boto3};
-use tagway_tests::gateway::{Gateway, settings_over_aws};
+use tagway_tests::gateway::{Gateway, settings_over_aws, with_queue};
 use tagway_tests::issuer::{Key, key_set};
 use tagway_tests::watcher::{Watcher, to_keys};
 use tempfile::TempDir;
@@ -47,7 +47,7 @@ pub(super) async fn run(load: &Load) {
 }
 
 async fn delivery(load: &Load, aws: &Ministack, key: &Arc<Key>) {
-    let events = with_queue(aws, "24h");
+    let events = with_queue(aws.endpoint(), "sweep = \"24h\"");
     let [writer, reader] = [0, 1].map(|_| start(aws, key, &events));
     for gateway in [&writer, &reader] {
         assert!(gateway.logs("a part is ready"));
@@ -134,7 +134,7 @@ const EVENTS: u32 = 5000;
 
 /// A queue full of events of one key, which is watched.
 async fn flood(aws: &Ministack, key: &Arc<Key>) {
-    let gateway = start(aws, key, &with_queue(aws, "24h"));
+    let gateway = start(aws, key, &with_queue(aws.endpoint(), "sweep = \"24h\""));
     assert!(gateway.logs("a part is ready"));
     let client = gateway.client("acme").await;
     client.put("param_config_a", "1").await.unwrap();
@@ -173,13 +173,6 @@ async fn misses(gateway: &Gateway) -> u64 {
         .lines()
         .find(|line| line.starts_with("tagway_cache_reads_total{result=\"miss\"}"));
     line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
-}
-
-fn with_queue(aws: &Ministack, sweep: &str) -> String {
-    format!(
-        "kind = \"sqs\"\nregion = \"eu-west-1\"\nendpoint_url = \"{}\"\nsweep = \"{sweep}\"",
-        aws.endpoint()
-    )
 }
 
 fn start(aws: &Ministack, key: &Arc<Key>, events: &str) -> Gateway {

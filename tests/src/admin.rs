@@ -35,11 +35,17 @@ impl Gateway {
     pub async fn admin_who_may(&self, scope: &str) -> Admin {
         let mut claims = claims("acme");
         claims["scope"] = scope.into();
-        let token = format!("Bearer {}", self.key.token(&claims)).parse().expect("ASCII");
-        let channel = Channel::from_shared(format!("http://{}", self.admin)).expect("an address");
-        let channel = channel.connect().await.expect("the gateway listens");
-        AdminServiceClient::with_interceptor(channel, Bearer(token)).max_encoding_message_size(64 << 20)
+        let token = self.key.token(&claims);
+        connect(&self.admin, &token).await.expect("the gateway listens")
     }
+}
+
+/// One with this token, if the gateway listens.
+pub async fn connect(address: &str, token: &str) -> Result<Admin, tonic::transport::Error> {
+    let bearer = format!("Bearer {token}").parse().expect("ASCII");
+    let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
+    let channel = endpoint.connect().await?;
+    Ok(AdminServiceClient::with_interceptor(channel, Bearer(bearer)).max_encoding_message_size(64 << 20))
 }
 
 /// An activation of these bytes, or of what the source holds.

@@ -97,6 +97,12 @@ pub fn settings_over_aws(jwks: &str, endpoint: &str, events: &str) -> String {
         .replace("[server]", "[server]\nadmin_listen = \"127.0.0.1:0\"")
 }
 
+/// What `[events]` says of a queue at `endpoint`.
+#[must_use]
+pub fn with_queue(endpoint: &str, more: &str) -> String {
+    format!("kind = \"sqs\"\nregion = \"eu-west-1\"\nendpoint_url = \"{endpoint}\"\n{more}")
+}
+
 /// More than any test asks for that is not about quotas.
 pub const UNBOUNDED: &str =
     "quota = { requests_per_second = 1_000_000, streams = 100_000, watched_keys = 100_000_000 }";

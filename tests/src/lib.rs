@@ -1,4 +1,5 @@
-//! What the whole-system tests share: an issuer of tokens, a server of its keys, the real binary, and clients of it.
+//! What the whole-system tests share: an issuer of tokens, a server of its keys, the real binary, clients of it, and validators of what
+//! it promises.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -16,4 +17,5 @@ pub mod gateway;
 pub mod issuer;
 pub mod jwks_server;
 pub mod mutant;
+pub mod validators;
 pub mod watcher;

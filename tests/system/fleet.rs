@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use tagway_servers::{Ministack, boto3};
+pub(crate) use tagway_tests::gateway::with_queue;
 use tagway_tests::gateway::{Gateway, settings_over_aws};
 use tagway_tests::issuer::{Key, key_set};
 use tempfile::TempDir;
@@ -12,11 +13,6 @@ use tempfile::TempDir;
 pub(crate) struct Fleet {
     pub(crate) key: Arc<Key>,
     pub(crate) aws: Ministack,
-}
-
-/// What `[events]` says of a queue at `endpoint`.
-pub(crate) fn with_queue(endpoint: &str, more: &str) -> String {
-    format!("kind = \"sqs\"\nregion = \"eu-west-1\"\nendpoint_url = \"{endpoint}\"\n{more}")
 }
 
 impl Fleet {

@@ -11,6 +11,9 @@ use tagway_proto::v1::watch_configs_response::Kind;
 use tagway_servers::Microburst;
 use tagway_tests::client::Door;
 use tagway_tests::gateway::Gateway;
+use tagway_tests::validators::isolation::Isolation;
+use tagway_tests::validators::ledger::State;
+use tagway_tests::validators::order::Order;
 use tagway_tests::watcher::{Watcher, to_prefix};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -93,30 +96,6 @@ async fn write(
         sleep(Duration::from_millis(random.u64(..100))).await;
     }
     written
-}
-
-/// Order: within a stream a key never goes back to an earlier state of the same life.
-fn order(streams: &[Vec<(String, String)>]) -> Result<usize, String> {
-    let mut told = 0;
-    for stream in streams {
-        let mut last: BTreeMap<&str, (&str, u64)> = BTreeMap::new();
-        for (key, etag) in stream {
-            told += 1;
-            let (life, version) = etag.split_once('-').unwrap();
-            let version = version.parse().unwrap();
-            let before = last.insert(key, (life, version));
-            if before.is_some_and(|(before, number)| before == life && number >= version) {
-                return Err(format!("{key} went to {etag} from {before:?}"));
-            }
-        }
-    }
-    Ok(told)
-}
-
-/// Isolation: what a tenant holds is its own.
-fn isolation(tenant: &str, held: &Held) -> Result<(), String> {
-    let foreign = held.iter().find(|(_, value)| !value.starts_with(tenant));
-    foreign.map_or(Ok(()), |(key, value)| Err(format!("{tenant} holds {value} at {key}")))
 }
 
 /// Somebody who knows the stores and not the gateways.
@@ -258,11 +237,22 @@ async fn whatever_happens_to_events_and_replicas_all_watchers_converge() {
     client.put("tenant_config_last", "acme last").await.unwrap();
     client.put("param_config_last", "acme last").await.unwrap();
     converged(&replicas, &watchers).await;
-    let mut told = 0;
+    let (mut order, mut isolation) = (Order::default(), Isolation::default());
     for (tenant, watcher) in &watchers {
         let watcher = watcher.lock().unwrap();
-        told += order(&watcher.streams).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
-        isolation(tenant, &watcher.held).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
+        for states in &watcher.streams {
+            let stream = order.begins();
+            for (key, etag) in states {
+                order.told(stream, key, State::of(etag));
+            }
+        }
+        for (key, value) in &watcher.held {
+            isolation.saw(tenant, key, value.as_bytes());
+        }
+    }
+    let told = order.verdict.judged;
+    for verdict in [order.verdict, isolation.verdict] {
+        assert_eq!(verdict.broken, 0, "seed {seed}: {verdict:?}");
     }
     for following in following {
         following.abort();
