@@ -12,6 +12,7 @@ mod audit;
 mod cache;
 mod connections;
 mod containment;
+mod doctor;
 mod dynamodb;
 mod events;
 mod export;

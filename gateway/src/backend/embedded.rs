@@ -68,6 +68,19 @@ pub struct Embedded {
     writer: Writer,
 }
 
+/// What lies where a store is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looked {
+    /// Nothing: it is made when it is opened.
+    Nothing,
+    /// A store.
+    Whole,
+    /// One that nobody closed, as after a crash: it is repaired when it is opened.
+    Unclosed,
+    /// A file that another process has open, as a gateway that runs does.
+    InUse,
+}
+
 /// Why a file cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -99,6 +112,11 @@ impl Embedded {
     /// Opens the file, or makes it; for this user's eyes alone. Of each key so many versions are kept.
     pub fn open(path: &Path, history: u32, clock: Clock) -> Result<Self, OpenError> {
         Self::over(OnDisk::create(path)?, history, clock)
+    }
+
+    /// What lies at `path`; nothing is made and nothing changed.
+    pub fn look(path: &Path) -> Result<Looked, OpenError> {
+        store::look(path)
     }
 
     /// Over a file, or what tests put in its place.

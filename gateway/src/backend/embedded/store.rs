@@ -14,11 +14,11 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use redb::{Database, ReadableDatabase};
+use redb::{Database, ReadOnlyDatabase, ReadableDatabase};
 use tempfile::NamedTempFile;
 
 use super::super::BackendError;
-use super::{CHANGES, FORMAT, FORMAT_KEY, HISTORY, META, OpenError, REQUEST_AGES, REQUESTS, VALUES};
+use super::{CHANGES, FORMAT, FORMAT_KEY, HISTORY, Looked, META, OpenError, REQUEST_AGES, REQUESTS, VALUES};
 
 /// Pages kept in memory.
 const CACHE_BYTES: usize = 64 << 20;
@@ -173,10 +173,28 @@ fn open(medium: &dyn Medium) -> Result<Database, OpenError> {
         check_format(&database)?;
         Ok(database)
     }));
-    opened.unwrap_or_else(|_| Err(OpenError::Database("its pages contradict each other".to_owned())))
+    opened.unwrap_or_else(|_| Err(contradictory()))
 }
 
-fn check_format(database: &Database) -> Result<(), OpenError> {
+/// What lies at `path`, of which nothing is changed: it is not even repaired.
+pub(super) fn look(path: &Path) -> Result<Looked, OpenError> {
+    if !path.exists() {
+        return Ok(Looked::Nothing);
+    }
+    let looked = catch_unwind(|| match ReadOnlyDatabase::open(path) {
+        Ok(database) => check_format(&database).map(|()| Looked::Whole),
+        Err(redb::DatabaseError::DatabaseAlreadyOpen) => Ok(Looked::InUse),
+        Err(redb::DatabaseError::RepairAborted) => Ok(Looked::Unclosed),
+        Err(error) => Err(redb::Error::from(error).into()),
+    });
+    looked.unwrap_or_else(|_| Err(contradictory()))
+}
+
+fn contradictory() -> OpenError {
+    OpenError::Database("its pages contradict each other".to_owned())
+}
+
+fn check_format(database: &impl ReadableDatabase) -> Result<(), OpenError> {
     let read = || -> Result<Option<u64>, redb::Error> {
         match database.begin_read()?.open_table(META) {
             Ok(meta) => Ok(meta.get(FORMAT_KEY)?.map(|format| format.value())),
