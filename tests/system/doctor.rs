@@ -20,6 +20,8 @@ use tempfile::TempDir;
 
 /// What README shows, word for word.
 const README: &str = include_str!("../../README.md");
+/// README's, in the account that the stand-in has.
+const ROLE: &str = "arn:aws:iam::123456789012:role/tagway-tenant";
 /// Longer than any check may take, and shorter than two.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -133,6 +135,7 @@ impl Machine {
                 machine
                     .with(&format!("TAGWAY_{store}__ENDPOINT_URL"), aws)
                     .with(&format!("TAGWAY_{store}__STS_ENDPOINT_URL"), aws)
+                    .with(&format!("TAGWAY_{store}__TENANT_ROLE"), ROLE)
             })
             .with("TAGWAY_EVENTS__ENDPOINT_URL", aws)
     }
@@ -199,7 +202,7 @@ fn what_readme_shows_is_well_and_every_line_says_so() {
     let told = machine.told();
     told.is_well();
     told.says("settings", "tagway.toml");
-    told.says("strategies.tag-prefix", "serves tenant_config_ param_config_, sha256:");
+    told.says("strategies.tag-prefix", "serves param_config_ tenant_config_, sha256:");
     told.says("identity.jwks", "1 of 1 keys");
     told.says("clock, beside the issuer", "the same time");
     told.says("backends.local.path", "is made when the gateway starts");

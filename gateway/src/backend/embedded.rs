@@ -102,6 +102,8 @@ impl From<redb::Error> for OpenError {
     fn from(error: redb::Error) -> Self {
         match error {
             redb::Error::DatabaseAlreadyOpen => Self::InUse,
+            // What it says of a file that is something else.
+            redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => Self::Database(error.to_string()),
             redb::Error::Io(error) => Self::Io(error),
             other => Self::Database(other.to_string()),
         }

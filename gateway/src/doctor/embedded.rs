@@ -1,6 +1,6 @@
 //! Embedded stores: whether the file is one, or can be made, and has room to grow.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytesize::ByteSize;
 
@@ -16,7 +16,7 @@ pub(super) fn check(id: &str, path: &Path) -> Check {
     Check::blocking(subject.clone(), move || look(&subject, &path))
 }
 
-fn look(subject: &str, path: &PathBuf) -> Vec<Finding> {
+fn look(subject: &str, path: &Path) -> Vec<Finding> {
     let place = path.display();
     let folder = folder_of(path);
     let mut findings = vec![match Embedded::look(path) {

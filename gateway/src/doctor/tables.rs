@@ -71,12 +71,14 @@ impl Named<'_> {
             return self.missing();
         }
         let was_read = match read {
-            Some(Err(error))
-                if error
-                    .as_service_error()
-                    .is_some_and(GetItemError::is_resource_not_found_exception) =>
-            {
-                return self.missing();
+            Some(Err(error)) if lacks.is_err() && is_missing(&error) => return self.missing(),
+            Some(Err(error)) if is_missing(&error) => {
+                let found = format!("{name} is there, and for a tenant it is not: {}", failure::what(&error));
+                return Finding::fail(
+                    subject,
+                    found,
+                    "set tenant_role to a role of the account that the table is in",
+                );
             }
             Some(Err(error)) => {
                 let found = format!("{name}: a tenant's items cannot be read: {}", failure::what(&error));
@@ -120,4 +122,10 @@ impl Named<'_> {
         let found = format!("there is no table {} in this account and region", self.name);
         Finding::fail(&self.subject, found, &self.provision)
     }
+}
+
+fn is_missing(error: &SdkError<GetItemError>) -> bool {
+    error
+        .as_service_error()
+        .is_some_and(GetItemError::is_resource_not_found_exception)
 }

@@ -14,7 +14,7 @@ fn aws(aws: &str, fix: &str) {
     let ["aws", "events", "create-event-bus", "--name", name, "--region", region] = words[..] else {
         panic!("{fix}");
     };
-    boto3(
+    _ = boto3(
         &format!("import boto3\nboto3.client('events', '{region}').create_event_bus(Name='{name}')"),
         aws,
     );
@@ -32,7 +32,7 @@ fn a_table_that_is_missing_is_made_as_told() {
 import boto3
 table = boto3.client('dynamodb', 'eu-west-1')
 table.update_time_to_live(TableName='tagway', TimeToLiveSpecification={'Enabled': False, 'AttributeName': 'expires_at'})";
-    boto3(script, ministack.endpoint());
+    _ = boto3(script, ministack.endpoint());
     let told = machine.told();
     assert_eq!(
         (told.not_well(), told.code),
@@ -46,7 +46,7 @@ table.update_time_to_live(TableName='tagway', TimeToLiveSpecification={'Enabled'
 import boto3
 boto3.client('dynamodb', 'eu-west-1').create_table(TableName='theirs', BillingMode='PAY_PER_REQUEST',
     AttributeDefinitions=[{'AttributeName': 'id', 'AttributeType': 'S'}], KeySchema=[{'AttributeName': 'id', 'KeyType': 'HASH'}])";
-    boto3(script, ministack.endpoint());
+    _ = boto3(script, ministack.endpoint());
     let machine = machine.with("TAGWAY_BACKENDS__HOT__TABLE", "theirs");
     machine.told().fails("backends.hot.table", "theirs");
 }
@@ -138,13 +138,10 @@ print(json.dumps({{name: keys[name] for name in ['AccessKeyId', 'SecretAccessKey
     );
     let keys: Value = serde_json::from_str(&boto3(&script, ministack.endpoint())).unwrap();
     let key = |name: &str| keys[name].as_str().unwrap();
-    let role = "arn:aws:iam::123456789012:role/tagway-tenant";
     let machine = Machine::with_aws(ministack.endpoint())
         .with("AWS_ACCESS_KEY_ID", key("AccessKeyId"))
         .with("AWS_SECRET_ACCESS_KEY", key("SecretAccessKey"))
-        .with("AWS_SESSION_TOKEN", key("SessionToken"))
-        .with("TAGWAY_BACKENDS__HOT__TENANT_ROLE", role)
-        .with("TAGWAY_BACKENDS__PARAMS__TENANT_ROLE", role);
+        .with("AWS_SESSION_TOKEN", key("SessionToken"));
     let told = machine.told();
     // Who may make tables may look at them.
     assert_eq!(told.not_well(), ["warn backends.hot.table"], "{}", told.text);
@@ -190,7 +187,7 @@ queue = boto3.client('sqs', 'eu-west-1')
 url = queue.create_queue(QueueName='nosuch')['QueueUrl']
 for batch in range(100):
     queue.send_message_batch(QueueUrl=url, Entries=[{'Id': str(i), 'MessageBody': 'x'} for i in range(10)])";
-    boto3(script, ministack.endpoint());
+    _ = boto3(script, ministack.endpoint());
     let told = machine.told();
     assert_eq!(told.not_well(), ["warn events.queue"], "{}", told.text);
     told.says("events.queue", "1000 messages wait");
