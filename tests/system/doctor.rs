@@ -298,7 +298,7 @@ fn a_slow_answer_is_waited_for() {
     machine.run("tagway provision tagway.toml");
     let faults = Microburst::start(ministack.endpoint());
     for operation in ["DescribeTable", "GetItem", "GetParameters", "ListQueues"] {
-        faults.inject(operation, Fault::Slow(Duration::from_secs(1)), 1);
+        faults.inject(operation, Fault::Slow(Duration::from_millis(300)), 1);
     }
     faults.inject("ListRules", Fault::Internal, 1);
     machine.at(faults.endpoint()).told().is_well();
