@@ -45,6 +45,8 @@ use reload::Live;
 use stores::{cache, open_catalog, snapshot};
 
 pub use error::StartError;
+pub(crate) use events::at_aws as events_at_aws;
+pub(crate) use listeners::bound;
 pub use reload::Reload;
 pub use stores::at_aws;
 
@@ -378,7 +380,7 @@ fn admins(identity: &IdentitySettings) -> IdentitySettings {
     admins
 }
 
-fn page_tokens(settings: &Settings, clock: &Clock) -> Result<PageTokens, StartError> {
+pub(crate) fn page_tokens(settings: &Settings, clock: &Clock) -> Result<PageTokens, StartError> {
     let broken = |_| StartError::Machine("no random numbers or no AES".to_owned());
     let Some(KeyFile(path)) = &settings.server.page_token_key else {
         let mut secret = [0; PAGE_TOKEN_KEY_BYTES];

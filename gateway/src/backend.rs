@@ -22,7 +22,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub(crate) use aws::failure::describe as describe_failure;
+pub(crate) use aws::failure::{self, describe as describe_failure};
 #[cfg(test)]
 pub(crate) use aws::stand_in;
 pub use aws::{AwsSettings, NoRegion};

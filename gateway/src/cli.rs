@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod completions;
 mod delete;
+mod doctor;
 mod explain;
 mod export;
 mod failure;
@@ -48,6 +49,8 @@ enum Command {
     Serve(serve::Serve),
     /// Read a settings file, load its strategies, and report
     Check(check::Check),
+    /// Look for what keeps a gateway from serving here, and say what mends it
+    Doctor(doctor::Doctor),
     /// Make what the stores at AWS need
     Provision(provision::Provision),
     /// Mint a token that a gateway in development mode accepts
@@ -108,6 +111,7 @@ pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Doctor(command) => command.run(),
         Command::Provision(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Get(command) => client::block_on(command.run()),

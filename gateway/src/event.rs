@@ -20,6 +20,7 @@ pub use envelope::Unreadable;
 pub use metrics::EventMetrics;
 pub use publish::{Published, Publisher};
 pub use queue::Queues;
+pub(crate) use queue::{PREFIX, is_of_nothing};
 pub use receive::Receiver;
 pub use source::{Queue, Source};
 pub use stores::Stores;

@@ -23,6 +23,7 @@ use crate::settings::{IdentitySettings, Permission};
 
 pub use claims::ClaimError;
 pub use jwks::{KeySets, KeysError};
+pub(crate) use jwks::{Published, error_chain};
 pub use token::Token;
 
 /// Claims that differ from one token to the next (RFC 7519, 4.1; `OpenID` Connect Core 1.0, 2; Cognito's access tokens).

@@ -9,6 +9,7 @@ pub mod backend;
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod event;
 mod folder;
 pub mod identity;

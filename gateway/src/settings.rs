@@ -588,6 +588,14 @@ impl Default for QuotaSettings {
     }
 }
 
+impl LimitSettings {
+    /// Descriptors that so many connections need, with what stores and files need besides.
+    #[must_use]
+    pub fn descriptors(&self) -> u64 {
+        u64::from(self.connections) + 256
+    }
+}
+
 impl Default for LimitSettings {
     fn default() -> Self {
         Self {

@@ -186,19 +186,10 @@ fn serving(settings: &TlsSettings, files: Files) -> Result<Serving, TlsError> {
         let wants = "one private key in PEM, as in -----BEGIN PRIVATE KEY-----";
         malformed("key", &settings.key, format!("{}; {wants}", of_pem(&error)))
     })?;
-    let (mut begins, mut expires) = (UNIX_EPOCH, SystemTime::UNIX_EPOCH + MAX);
-    for certificate in &chain {
-        let Ok((_, read)) = parse_x509_certificate(certificate) else {
-            let problem = "one of its certificates cannot be read".to_owned();
-            return Err(malformed("cert", &settings.cert, problem));
-        };
-        let at = |time: ASN1Time| {
-            let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
-            UNIX_EPOCH + Duration::from_secs(seconds).min(MAX)
-        };
-        begins = begins.max(at(read.validity().not_before));
-        expires = expires.min(at(read.validity().not_after));
-    }
+    let Some((begins, expires)) = validity(&chain) else {
+        let problem = "one of its certificates cannot be read".to_owned();
+        return Err(malformed("cert", &settings.cert, problem));
+    };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let config = match (&settings.client_ca, &files.client_ca) {
@@ -225,6 +216,29 @@ fn serving(settings: &TlsSettings, files: Files) -> Result<Serving, TlsError> {
         expires,
         files,
     })
+}
+
+/// From when and until when all of them are good; none if one of them cannot be read.
+fn validity(certificates: &[CertificateDer<'_>]) -> Option<(SystemTime, SystemTime)> {
+    let (mut begins, mut expires) = (UNIX_EPOCH, SystemTime::UNIX_EPOCH + MAX);
+    for certificate in certificates {
+        let (_, read) = parse_x509_certificate(certificate).ok()?;
+        let at = |time: ASN1Time| {
+            let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
+            UNIX_EPOCH + Duration::from_secs(seconds).min(MAX)
+        };
+        begins = begins.max(at(read.validity().not_before));
+        expires = expires.min(at(read.validity().not_after));
+    }
+    Some((begins, expires))
+}
+
+/// When the first ends of those that sign clients' certificates, if there are any. Who shows one is let in all the same: what a
+/// certificate is signed by has no end for rustls.
+pub(crate) fn signers_expire(settings: &TlsSettings) -> Option<SystemTime> {
+    let path = settings.client_ca.as_ref()?;
+    let signers = certificates("client_ca", path, &fs::read(path).ok()?).ok()?;
+    Some(validity(&signers)?.1)
 }
 
 fn certificates(key: &'static str, path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -6,6 +6,8 @@ use std::thread;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::DATE;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -17,12 +19,14 @@ pub struct JwksServer {
     /// Where.
     pub url: String,
     answer: Arc<Mutex<Result<String, StatusCode>>>,
+    date: Arc<Mutex<Option<String>>>,
     asked: watch::Receiver<u64>,
 }
 
 #[derive(Clone)]
 struct Shared {
     answer: Arc<Mutex<Result<String, StatusCode>>>,
+    date: Arc<Mutex<Option<String>>>,
     asked: watch::Sender<u64>,
 }
 
@@ -35,9 +39,11 @@ impl JwksServer {
         listener.set_nonblocking(true).expect("a socket of ours");
         let url = format!("http://{}/keys.json", listener.local_addr().expect("bound"));
         let answer = Arc::new(Mutex::new(Ok(keys.to_string())));
+        let date = Arc::default();
         let (sender, asked) = watch::channel(0);
         let shared = Shared {
             answer: Arc::clone(&answer),
+            date: Arc::clone(&date),
             asked: sender,
         };
         let routes = Router::new().route("/keys.json", get(serve)).with_state(shared);
@@ -51,7 +57,17 @@ impl JwksServer {
                 axum::serve(listener, routes).await
             })
         });
-        Self { url, answer, asked }
+        Self {
+            url,
+            answer,
+            date,
+            asked,
+        }
+    }
+
+    /// From here on it says that it is that time, as HTTP writes it.
+    pub fn set_date(&self, date: &str) {
+        *self.date.lock().expect("no panic under the lock") = Some(date.to_owned());
     }
 
     /// From here on it answers this.
@@ -75,7 +91,14 @@ impl JwksServer {
     }
 }
 
-async fn serve(State(shared): State<Shared>) -> Result<String, StatusCode> {
+async fn serve(State(shared): State<Shared>) -> Response {
     shared.asked.send_modify(|asked| *asked += 1);
-    shared.answer.lock().expect("no panic under the lock").clone()
+    let answer = shared.answer.lock().expect("no panic under the lock").clone();
+    let mut response = answer.into_response();
+    let date = shared.date.lock().expect("no panic under the lock").clone();
+    if let Some(date) = date {
+        let date = date.parse().expect("a header");
+        response.headers_mut().insert(DATE, date);
+    }
+    response
 }

@@ -13,6 +13,7 @@ mod backups;
 mod cache;
 mod connections;
 mod containment;
+mod doctor;
 mod dynamodb;
 mod events;
 mod export;

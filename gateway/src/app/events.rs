@@ -201,7 +201,8 @@ fn buckets(settings: &Settings) -> impl Iterator<Item = String> {
     buckets.into_iter()
 }
 
-fn at_aws(events: &EventsSettings) -> AwsSettings {
+/// How bus and queue are reached.
+pub(crate) fn at_aws(events: &EventsSettings) -> AwsSettings {
     AwsSettings {
         id: "events".into(),
         region: events.region.clone(),

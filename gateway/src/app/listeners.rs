@@ -54,18 +54,21 @@ impl Listeners {
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    let listen = || {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
-        // As every server does, so that a restart need not wait for what is left of the connections before.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
+    let listener = bound(address).and_then(|socket| socket.listen(BACKLOG));
+    listener.map_err(|error| StartError::Bind { key, address, error })
+}
+
+/// A socket that has the address, and does not listen yet.
+pub(crate) fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
     };
-    listen().map_err(|error| StartError::Bind { key, address, error })
+    // As every server does, so that a restart need not wait for what is left of the connections before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 fn bind_if(key: &'static str, listen: Listen) -> Result<Option<TcpListener>, StartError> {

@@ -109,6 +109,32 @@ impl AwsSettings {
             Err(NoRegion)
         }
     }
+
+    /// `config` with credentials that are given for this tenant, by taking on `role`: when they are first needed and whenever they
+    /// are over.
+    pub(crate) async fn as_tenant(&self, config: &SdkConfig, role: &str, tenant: &TenantId) -> SdkConfig {
+        let mut name = format!("tagway-{tenant}");
+        name.truncate(SESSION_NAME);
+        let provider = AssumeRoleProvider::builder(role)
+            .configure(&self.sts(config))
+            .session_name(name)
+            .tags([(TENANT_TAG, tenant.as_str())])
+            .build()
+            .await;
+        // A cache of its own: the credentials live and die with the client.
+        config
+            .to_builder()
+            .credentials_provider(SharedCredentialsProvider::new(provider))
+            .identity_cache(IdentityCache::lazy().buffer_time(RENEWED_BEFORE).build())
+            .build()
+    }
+
+    /// `config` for STS, which is not where the store is.
+    pub(crate) fn sts(&self, config: &SdkConfig) -> SdkConfig {
+        let mut sts = config.to_builder();
+        sts.set_endpoint_url(self.sts_endpoint_url.clone());
+        sts.build()
+    }
 }
 
 /// One pool of connections. Clients have one each if they are not given one, and each tenant has a client.
@@ -173,23 +199,7 @@ impl<C: Clone> Aws<C> {
 
     /// A client whose credentials are given for this tenant, when they are first needed and whenever they are over.
     async fn session(&self, tenant: &TenantId, role: &str) -> C {
-        let mut name = format!("tagway-{tenant}");
-        name.truncate(SESSION_NAME);
-        let mut sts = self.config.to_builder();
-        // Not where the store is.
-        sts.set_endpoint_url(self.settings.sts_endpoint_url.clone());
-        let provider = AssumeRoleProvider::builder(role)
-            .configure(&sts.build())
-            .session_name(name)
-            .tags([(TENANT_TAG, tenant.as_str())])
-            .build()
-            .await;
-        let config = self.config.to_builder();
-        // A cache of its own: the credentials live and die with the client.
-        let config = config
-            .credentials_provider(SharedCredentialsProvider::new(provider))
-            .identity_cache(IdentityCache::lazy().buffer_time(RENEWED_BEFORE).build())
-            .build();
+        let config = self.settings.as_tenant(&self.config, role, tenant).await;
         (self.client)(&config, self.retries.clone())
     }
 

@@ -74,6 +74,19 @@ pub struct Embedded {
     writer: Writer,
 }
 
+/// What lies where a store is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looked {
+    /// Nothing: it is made when it is opened.
+    Nothing,
+    /// A store.
+    Whole,
+    /// One that nobody closed, as after a crash: it is repaired when it is opened.
+    Unclosed,
+    /// A file that another process has open, as a gateway that runs does.
+    InUse,
+}
+
 /// Why a file cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -95,7 +108,9 @@ impl From<redb::Error> for OpenError {
     fn from(error: redb::Error) -> Self {
         match error {
             redb::Error::DatabaseAlreadyOpen => Self::InUse,
-            redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => Self::Io(error),
+            // What it says of a file that is something else.
+            redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => Self::Database(error.to_string()),
+            redb::Error::Io(error) => Self::Io(error),
             other => Self::Database(other.to_string()),
         }
     }
@@ -105,6 +120,11 @@ impl Embedded {
     /// Opens the file, or makes it; for this user's eyes alone. Of each key so many versions are kept.
     pub fn open(path: &Path, history: u32, clock: Clock) -> Result<Self, OpenError> {
         Self::over(OnDisk::create(path)?, history, clock)
+    }
+
+    /// What lies at `path`; nothing is made and nothing changed.
+    pub fn look(path: &Path) -> Result<Looked, OpenError> {
+        store::look(path)
     }
 
     /// Over a file, or what tests put in its place.

@@ -215,7 +215,7 @@ fn header(name: &str, text: &str) -> Result<MetadataValue<Ascii>, Failure> {
         .map_err(|_| Failure::Usage(format!("{name} is no printable ASCII")))
 }
 
-fn output(said: Option<Output>) -> Output {
+pub(super) fn output(said: Option<Output>) -> Output {
     match said {
         Some(output) => output,
         None if io::stdout().is_terminal() => Output::Text,

@@ -62,7 +62,7 @@ impl Serve {
         let served = runtime.block_on(async {
             let told = telemetry::init(&settings.telemetry).map_err(|error| Failure::Usage(error.to_string()));
             let (logs, traces) = told?;
-            make_room(settings.limits.connections);
+            make_room(settings.limits.descriptors());
             let served = serve(settings, file, logs, development).await;
             // It waits for the collector, which is spoken to on the runtime.
             _ = tokio::task::spawn_blocking(|| traces.end()).await;
@@ -75,7 +75,7 @@ impl Serve {
 }
 
 /// As many descriptors as the machine allows: what was asked for softly was meant for programs with few files.
-fn make_room(connections: u32) {
+fn make_room(wanted: u64) {
     let limits = getrlimit(Resource::Nofile);
     let most = Rlimit {
         current: limits.maximum,
@@ -85,8 +85,6 @@ fn make_room(connections: u32) {
         Ok(()) => limits.maximum,
         Err(_) => limits.current,
     };
-    // Stores and files need some too.
-    let wanted = u64::from(connections) + 256;
     if let Some(limit) = limit.filter(|limit| *limit < wanted) {
         tracing::warn!(
             limit,

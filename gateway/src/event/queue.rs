@@ -22,7 +22,7 @@ use crate::backend::describe_failure;
 use crate::clock::Clock;
 
 /// What the names of queues and rules begin with; a ULID follows.
-const PREFIX: &str = "tagway-events-";
+pub(crate) const PREFIX: &str = "tagway-events-";
 /// The tags of a queue: when its replica was last there, in seconds since the epoch; and the bus of its second rule.
 const HEARTBEAT: &str = "tagway:heartbeat";
 const BUS: &str = "tagway:bus";
@@ -375,7 +375,7 @@ where
 }
 
 /// API references of Amazon SQS and Amazon EventBridge, "Errors".
-fn is_of_nothing(code: &str) -> bool {
+pub(crate) fn is_of_nothing(code: &str) -> bool {
     matches!(
         code,
         "ResourceNotFoundException" | "QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue"

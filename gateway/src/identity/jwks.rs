@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use aws_smithy_types::date_time::{DateTime, Format};
+use http::header::{AGE, DATE};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{DecodingKey, Header};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -43,7 +45,7 @@ pub enum KeysError {
         error: io::Error,
     },
     /// The URL.
-    #[error("{0}")]
+    #[error(transparent)]
     Url(#[from] reqwest::Error),
     /// Something answered, but not with keys.
     #[error("{0}")]
@@ -107,26 +109,61 @@ pub struct KeySets {
     waiting: Semaphore,
 }
 
+/// What an issuer publishes at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// Keys.
+    pub(crate) keys: usize,
+    /// Those among them that tokens may be signed with here.
+    pub(crate) usable: usize,
+}
+
 enum KeySource {
     File(PathBuf),
     Url { url: String, client: reqwest::Client },
 }
 
-impl KeySets {
-    /// Looks for the keys once. A file has to be there; a URL that does not answer is tried again by [`Self::run`].
-    pub async fn open(settings: &IdentitySettings) -> Result<Arc<Self>, KeysError> {
-        let source = match &settings.jwks {
-            Some(Source::File(path)) => KeySource::File(path.clone()),
-            Some(Source::Url(url)) => KeySource::Url {
+impl KeySource {
+    fn of(settings: &IdentitySettings) -> Result<Self, KeysError> {
+        match &settings.jwks {
+            Some(Source::File(path)) => Ok(Self::File(path.clone())),
+            Some(Source::Url(url)) => Ok(Self::Url {
                 url: url.clone(),
                 client: reqwest::Client::builder()
                     .timeout(FETCH_TIMEOUT)
                     // Elsewhere is not where the operator said.
                     .redirect(reqwest::redirect::Policy::none())
                     .build()?,
+            }),
+            other => Err(KeysError::NoSet(format!("{other:?} is no place for keys"))),
+        }
+    }
+
+    /// What is there; and what time it is there, if that is told.
+    async fn ask(&self) -> (Result<Vec<u8>, KeysError>, Option<SystemTime>) {
+        match self {
+            Self::File(path) => {
+                let text = read(path).map_err(|error| KeysError::File {
+                    path: path.display().to_string(),
+                    error,
+                });
+                (text, None)
+            }
+            Self::Url { url, client } => match client.get(url).send().await {
+                Ok(answer) => {
+                    let told = time_of(&answer);
+                    (text_of(answer).await, told)
+                }
+                Err(error) => (Err(error.into()), None),
             },
-            other => return Err(KeysError::NoSet(format!("{other:?} is no place for keys"))),
-        };
+        }
+    }
+}
+
+impl KeySets {
+    /// Looks for the keys once. A file has to be there; a URL that does not answer is tried again by [`Self::run`].
+    pub async fn open(settings: &IdentitySettings) -> Result<Arc<Self>, KeysError> {
+        let source = KeySource::of(settings)?;
         let sets = Arc::new(Self {
             current: ArcSwap::from_pointee(KeySet {
                 generation: 0,
@@ -135,7 +172,7 @@ impl KeySets {
                 away: true,
             }),
             source,
-            allowed: settings.algorithms.iter().copied().map(algorithm).collect(),
+            allowed: allowed(settings),
             refresh: settings.jwks_refresh,
             grace: settings.jwks_grace,
             asked: Notify::new(),
@@ -151,6 +188,25 @@ impl KeySets {
             (Ok(()), _) => {}
         }
         Ok(sets)
+    }
+
+    /// Looks once and keeps nothing: what there is, and what time it is there, if that is told.
+    pub(crate) async fn look_in(settings: &IdentitySettings) -> (Result<Published, KeysError>, Option<SystemTime>) {
+        let (text, told) = match KeySource::of(settings) {
+            Ok(source) => source.ask().await,
+            Err(error) => (Err(error), None),
+        };
+        // A URL may hold more than whoever reads this is to know.
+        let text = text.map_err(|error| match error {
+            KeysError::Url(error) => KeysError::Url(error.without_url()),
+            error => error,
+        });
+        let published = text.and_then(|text| parse(&text, &allowed(settings)));
+        let published = published.map(|(keys, usable)| Published {
+            keys: keys.len(),
+            usable: usable.len(),
+        });
+        (published, told)
     }
 
     /// Tells of each look that is over: the set may be another one then.
@@ -260,14 +316,8 @@ impl KeySets {
     }
 
     async fn look(&self) -> Result<(), KeysError> {
-        let text = match &self.source {
-            KeySource::File(path) => read(path).map_err(|error| KeysError::File {
-                path: path.display().to_string(),
-                error,
-            })?,
-            KeySource::Url { url, client } => fetch(client, url).await?,
-        };
-        let (published, keys) = parse(&text, &self.allowed)?;
+        let (text, _) = self.source.ask().await;
+        let (published, keys) = parse(&text?, &self.allowed)?;
         if self.current().published != published || self.current().away {
             self.replace(published, keys, false);
         }
@@ -298,19 +348,31 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-async fn fetch(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, KeysError> {
-    let mut response = client.get(url).send().await?.error_for_status()?;
-    if !response.status().is_success() {
-        return Err(KeysError::NoSet(format!("{url} answers {}", response.status())));
+async fn text_of(answer: reqwest::Response) -> Result<Vec<u8>, KeysError> {
+    let mut answer = answer.error_for_status()?;
+    if !answer.status().is_success() {
+        return Err(KeysError::NoSet(format!(
+            "{} answers {}",
+            answer.url(),
+            answer.status()
+        )));
     }
     let mut text = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
+    while let Some(chunk) = answer.chunk().await? {
         if text.len() + chunk.len() > SET_BYTES {
-            return Err(KeysError::NoSet(format!("{url} answers more than 1 MiB")));
+            return Err(KeysError::NoSet(format!("{} answers more than 1 MiB", answer.url())));
         }
         text.extend_from_slice(&chunk);
     }
     Ok(text)
+}
+
+/// What time it is there. A cache on the way says how long ago it heard that (RFC 9110, 6.6.1; RFC 9111, 5.1).
+fn time_of(answer: &reqwest::Response) -> Option<SystemTime> {
+    let text = |name| answer.headers().get(name)?.to_str().ok();
+    let date = DateTime::from_str(text(DATE)?, Format::HttpDate).ok()?;
+    let age: u64 = text(AGE).and_then(|age| age.parse().ok()).unwrap_or(0);
+    SystemTime::try_from(date).ok()?.checked_add(Duration::from_secs(age))
 }
 
 type Usable = Vec<(Option<String>, VerifyingKey)>;
@@ -367,6 +429,10 @@ fn usable(jwk: &Jwk, allowed: &[jsonwebtoken::Algorithm]) -> Option<VerifyingKey
     })
 }
 
+fn allowed(settings: &IdentitySettings) -> Vec<jsonwebtoken::Algorithm> {
+    settings.algorithms.iter().copied().map(algorithm).collect()
+}
+
 fn algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
     match algorithm {
         Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
@@ -376,7 +442,7 @@ fn algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
 }
 
 /// reqwest keeps the reason in its sources.
-fn error_chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -224,7 +224,7 @@ fn help_shows_an_example_of_every_command() {
     let (code, out, _) = run(folder.path(), &["--help"]);
     assert!(code == 0 && out.contains("Exit codes: "));
     for command in [
-        "serve", "check", "token", "get", "put", "delete", "list", "history", "rollback", "explain", "watch",
+        "serve", "check", "doctor", "token", "get", "put", "delete", "list", "history", "rollback", "explain", "watch",
     ] {
         let (code, out, _) = run(folder.path(), &[command, "--help"]);
         assert!(

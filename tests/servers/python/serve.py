@@ -26,11 +26,13 @@ def ministack():
     # Read at import, and told to clients in the addresses of queues and in the issuer of tokens.
     os.environ["GATEWAY_PORT"] = str(port(listener))
     announce(port(listener))
+    import buses
     import hypercorn.asyncio
     import ministack.app
     import parameters
     import policies
 
+    buses.complete()
     parameters.complete()
     policies.complete()
     config = hypercorn.Config()

@@ -1,5 +1,5 @@
 //! Ministack: all of AWS that the gateway uses, in one process. Slow, and never throttled. Its Parameter Store is as strict
-//! as AWS documents it and sends the events that AWS sends, by `python/parameters.py`.
+//! as AWS documents it and sends the events that AWS sends, by `python/parameters.py`; its buses are there or not, by `python/buses.py`.
 
 use crate::server::Server;
 

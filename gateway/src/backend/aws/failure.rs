@@ -82,21 +82,38 @@ pub(crate) fn describe<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let fix = fix(error);
+    format!("{}: {}", what(error), fix(error))
+}
+
+/// What happened.
+pub(crate) fn what<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
     let Some(code) = error.code() else {
-        // Without an answer there is only the chain of causes. What each says in its own words: the SDK's longer form
-        // holds the answer, and with it tenants' values.
-        let causes: Vec<String> = causes(error).iter().map(ToString::to_string).collect();
-        return format!("{}: {fix}", causes.join(": "));
+        return chain(error);
     };
     let message = error.message().unwrap_or_default();
     let request = error.request_id().unwrap_or_default();
-    format!("{code} {message:?} (request {request:?}): {fix}")
+    format!("{code} {message:?} (request {request:?})")
+}
+
+/// Without an answer there is only the chain of causes. What each says in its own words: the SDK's longer form holds the
+/// answer, and with it tenants' values.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes: Vec<String> = causes(error).iter().map(ToString::to_string).collect();
+    causes.join(": ")
+}
+
+/// Whether AWS knows who asks, and does not let them.
+pub(crate) fn is_denied<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    matches!(error.code(), Some("AccessDenied" | "AccessDeniedException"))
 }
 
 const UNREADABLE: &str = "the answer was cut off, or is none of this service: check what is between";
 
-fn fix<E>(error: &SdkError<E, HttpResponse>) -> &'static str
+/// What would mend it.
+pub(crate) fn fix<E>(error: &SdkError<E, HttpResponse>) -> &'static str
 where
     E: ProvideErrorMetadata + Error + 'static,
 {

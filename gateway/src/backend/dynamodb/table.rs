@@ -9,17 +9,19 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::client::Waiters as _;
 use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::get_item::GetItemError;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, PointInTimeRecoverySpecification,
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, PointInTimeRecoverySpecification,
     PointInTimeRecoveryStatus, ScalarAttributeType, SseSpecification, SseStatus, StreamSpecification, StreamViewType,
     TableDescription, TimeToLiveDescription, TimeToLiveSpecification, TimeToLiveStatus,
 };
 
 use tokio::time::Instant;
 
-use super::item::{EXPIRES_AT, PK, SK};
+use super::item::{EXPIRES_AT, PK, SK, TENANT};
 use crate::backend::aws::failure;
 use crate::backend::{AwsSettings, NoRegion};
+use crate::key::TenantId;
 
 /// Longest wait for a table to be made or changed.
 const WAIT: Duration = Duration::from_mins(5);
@@ -83,6 +85,9 @@ pub enum ProvisionError {
         ttl = EXPIRES_AT
     )]
     TimeToLive(String, String),
+    /// AWS does not let these credentials.
+    #[error("{0}")]
+    Denied(String),
     /// AWS did not do it.
     #[error("{0}")]
     Aws(String),
@@ -90,7 +95,12 @@ pub enum ProvisionError {
 
 impl<E: ProvideErrorMetadata + std::error::Error + 'static> From<SdkError<E>> for ProvisionError {
     fn from(error: SdkError<E>) -> Self {
-        Self::Aws(failure::describe(&error))
+        let described = failure::describe(&error);
+        if failure::is_denied(&error) {
+            Self::Denied(described)
+        } else {
+            Self::Aws(described)
+        }
     }
 }
 
@@ -114,7 +124,8 @@ impl Table {
         Ok(Self::over(Client::new(&settings.load().await?), name))
     }
 
-    pub(super) fn over(client: Client, name: &str) -> Self {
+    /// Over a client that is there.
+    pub(crate) fn over(client: Client, name: &str) -> Self {
         Self {
             client,
             name: name.to_owned(),
@@ -186,6 +197,16 @@ impl Table {
         ];
         let lacks = has.into_iter().filter(|(_, has)| !has);
         Ok(lacks.map(|(step, _)| step).collect())
+    }
+
+    /// Reads as that tenant's callers do, where nothing stands that anybody wrote; returns whether it was answered.
+    pub(crate) async fn try_read(&self, tenant: &TenantId) -> Result<(), SdkError<GetItemError>> {
+        let key = |value: String| AttributeValue::S(value);
+        let get = self.client.get_item().table_name(&self.name).consistent_read(true);
+        let get = get
+            .key(PK, key(format!("{TENANT}{tenant}")))
+            .key(SK, key("CONFIG#".to_owned()));
+        get.send().await.map(drop)
     }
 
     /// Does one step, and returns when the table can be used.

@@ -54,7 +54,15 @@ fn upgrade_by(steps: &[Step], database: &Database, keep: impl FnOnce(u64) -> io:
     Ok(())
 }
 
-fn of(database: &Database) -> Result<u64, OpenError> {
+/// Whether this gateway reads it, and so would bring it to its own format.
+pub(super) fn is_known(database: &impl ReadableDatabase) -> Result<(), OpenError> {
+    match of(database)? {
+        1..=FORMAT => Ok(()),
+        other => Err(OpenError::Format(other)),
+    }
+}
+
+fn of(database: &impl ReadableDatabase) -> Result<u64, OpenError> {
     let read = || -> Result<Option<u64>, redb::Error> {
         match database.begin_read()?.open_table(META) {
             Ok(meta) => Ok(meta.get(FORMAT_KEY)?.map(|format| format.value())),

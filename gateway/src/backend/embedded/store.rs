@@ -14,12 +14,12 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use redb::Database;
+use redb::{Database, ReadOnlyDatabase};
 use tempfile::NamedTempFile;
 
 use super::super::BackendError;
 use super::restore::beside;
-use super::{OpenError, format};
+use super::{Looked, OpenError, format};
 
 /// Pages kept in memory.
 pub(super) const CACHE_BYTES: usize = 64 << 20;
@@ -182,5 +182,23 @@ fn open(medium: &dyn Medium) -> Result<Database, OpenError> {
         format::upgrade(&database, |format| medium.keep(format))?;
         Ok(database)
     }));
-    opened.unwrap_or_else(|_| Err(OpenError::Database("its pages contradict each other".to_owned())))
+    opened.unwrap_or_else(|_| Err(contradictory()))
+}
+
+/// What lies at `path`, of which nothing is changed: it is not even repaired.
+pub(super) fn look(path: &Path) -> Result<Looked, OpenError> {
+    if !path.exists() {
+        return Ok(Looked::Nothing);
+    }
+    let looked = catch_unwind(|| match ReadOnlyDatabase::open(path) {
+        Ok(database) => format::is_known(&database).map(|()| Looked::Whole),
+        Err(redb::DatabaseError::DatabaseAlreadyOpen) => Ok(Looked::InUse),
+        Err(redb::DatabaseError::RepairAborted) => Ok(Looked::Unclosed),
+        Err(error) => Err(redb::Error::from(error).into()),
+    });
+    looked.unwrap_or_else(|_| Err(contradictory()))
+}
+
+fn contradictory() -> OpenError {
+    OpenError::Database("its pages contradict each other".to_owned())
 }
