@@ -227,7 +227,7 @@ impl Gateway {
     #[must_use]
     pub fn start_in(folder: Arc<TempDir>, key: Arc<Key>, settings: &str) -> Self {
         let program = command(folder.path());
-        Self::spawn(program, folder, key, settings)
+        Self::start_by(program, folder, key, settings)
     }
 
     /// The same, once more, with files that grow to so many KiB and not a byte further: what is written there fails.
@@ -237,10 +237,12 @@ impl Gateway {
         // Without the trap the signal would end the process before the error could be told.
         let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
         program.args(["-c", &script]).arg(binary());
-        Self::spawn(program, Arc::clone(&self.folder), Arc::clone(&self.key), settings)
+        Self::start_by(program, Arc::clone(&self.folder), Arc::clone(&self.key), settings)
     }
 
-    fn spawn(mut program: Command, folder: Arc<TempDir>, key: Arc<Key>, settings: &str) -> Self {
+    /// On these settings, in this folder, by a program that takes the gateway's arguments after its own and becomes the gateway.
+    #[must_use]
+    pub fn start_by(mut program: Command, folder: Arc<TempDir>, key: Arc<Key>, settings: &str) -> Self {
         fs::write(folder.path().join("tagway.toml"), settings).expect("written");
         let mut process = own_variables_only(&mut program)
             .current_dir(folder.path())

@@ -3,6 +3,11 @@
 //! The gateway's build embeds its default strategy with it, tests build their guests with it, and plugin authors
 //! call its command. `wasm32-unknown-unknown` because std on `wasm32-wasip2` imports a dozen WASI interfaces, and a
 //! strategy that imports any function is refused.
+//!
+//! The same source gives the same bytes, wherever it lies and whoever builds it, so that a component's digest can be held
+//! against its source.
+
+mod paths;
 
 use std::env;
 use std::error::Error;
@@ -22,6 +27,9 @@ const PROFILE: &str = "component";
 /// 64 KiB instead of rustc's 1 MiB halves the price of a call.
 const STACK: &str = "-Clink-arg=-zstack-size=65536";
 
+/// What stands between two flags in `CARGO_ENCODED_RUSTFLAGS`.
+const SEPARATOR: &str = "\u{1f}";
+
 /// Builds `package` of the workspace in the current directory's tree and returns the component's bytes.
 ///
 /// `target_dir` must not be the target folder of a cargo that runs right now: that one holds its lock.
@@ -29,13 +37,8 @@ const STACK: &str = "-Clink-arg=-zstack-size=65536";
 /// # Errors
 /// When cargo fails (its own words go to stderr), or when the module does not implement a world of its WIT.
 pub fn build(package: &str, target_dir: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    for (name, _) in env::vars_os() {
-        if steers_a_build(&name) {
-            cargo.env_remove(name);
-        }
-    }
-    let status = cargo
+    let flags = [vec![STACK.to_owned()], paths::remapped(cargo(), TARGET)?].concat();
+    let status = cargo()
         .args(["build", "--locked", "--lib", "--package", package])
         .args(["--target", TARGET, "--profile", PROFILE])
         .args(["--config", "build.rustc-wrapper=''"])
@@ -43,7 +46,7 @@ pub fn build(package: &str, target_dir: &Path) -> Result<Vec<u8>, Box<dyn Error>
         .arg("--target-dir")
         .arg(target_dir)
         // Stands before every other way to set flags, those in configuration files included.
-        .env("CARGO_ENCODED_RUSTFLAGS", STACK)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join(SEPARATOR))
         .status()?;
     if !status.success() {
         return Err(format!(
@@ -58,6 +61,17 @@ pub fn build(package: &str, target_dir: &Path) -> Result<Vec<u8>, Box<dyn Error>
         .with_extension("wasm");
     let module = fs::read(&module).map_err(|error| format!("{}: {error}", module.display()))?;
     Ok(ComponentEncoder::default().validate(true).module(&module)?.encode()?)
+}
+
+/// The cargo around this one, without what was meant for that one alone.
+fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os() {
+        if steers_a_build(&name) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// Whether the variable was meant for the build around this one: flags, wrappers, target and profile settings, and

@@ -12,6 +12,8 @@
     reason = "a test says what went wrong by failing"
 )]
 
+mod debian;
+mod linters;
 mod microburst;
 mod ministack;
 mod prometheus;
@@ -19,8 +21,9 @@ mod python;
 mod roto;
 mod server;
 
+pub use linters::{cfn_lint, hadolint, kubernetes_validate, systemd_analyze, yaml, yamllint};
 pub use microburst::{Fault, Microburst};
 pub use ministack::{ACCOUNT, Ministack};
 pub use prometheus::{Prometheus, promtool};
-pub use python::{boto3, cfn_lint, python};
+pub use python::{boto3, python};
 pub use roto::Roto;

@@ -1,25 +1,17 @@
-//! Prometheus and its tool, from the PATH; or from Debian's package, which is unpacked on first use and not installed.
+//! Prometheus and its tool.
 
-use std::env;
-use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::python::{target, text_of};
-
-/// Said with every failure to find it.
-const ADVICE: &str = "\
-    These tests need `prometheus` and `promtool` on the PATH (Debian: `apt-get install prometheus`), or an apt-get that can download \
-    that package.";
+use crate::debian;
 
 /// What `promtool` says with these arguments, in this folder.
 #[must_use]
 pub fn promtool(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(program("promtool"));
+    let mut command = program("promtool");
     command.args(arguments).current_dir(folder);
     command.output().expect("it starts")
 }
@@ -34,7 +26,7 @@ impl Prometheus {
     /// On the file `prometheus.yaml` in `folder`, where it keeps everything. Returns when it listens.
     #[must_use]
     pub fn start(folder: &Path) -> Self {
-        let mut process = Command::new(program("prometheus"))
+        let mut process = program("prometheus")
             .args([
                 "--config.file=prometheus.yaml",
                 "--storage.tsdb.path=data",
@@ -87,44 +79,6 @@ impl Drop for Prometheus {
     }
 }
 
-fn program(name: &str) -> PathBuf {
-    let on_path = env::var_os("PATH")
-        .into_iter()
-        .flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
-    let mut found = on_path
-        .map(|folder| folder.join(name))
-        .filter(|program| program.is_file());
-    found.next().unwrap_or_else(|| unpacked().join("usr/bin").join(name))
-}
-
-fn unpacked() -> &'static Path {
-    static UNPACKED: OnceLock<PathBuf> = OnceLock::new();
-    UNPACKED.get_or_init(|| {
-        let folder = target().join("test-servers").join("prometheus");
-        fs::create_dir_all(&folder).expect("the target folder can be written");
-        // Tests start together: one unpacks, the others wait.
-        let lock = File::create(folder.with_extension("lock")).expect("the target folder can be written");
-        lock.lock().expect("the file system has locks");
-        let whole = folder.join("whole");
-        if !whole.is_file() {
-            let download = || {
-                let mut command = Command::new("apt-get");
-                command.args(["download", "prometheus"]).current_dir(&folder);
-                command
-            };
-            if !download().output().is_ok_and(|output| output.status.success()) {
-                // A new machine has no lists of packages yet. Who may not fetch them has to.
-                _ = Command::new("apt-get").arg("update").output();
-                text_of(&mut download(), ADVICE);
-            }
-            let packages = fs::read_dir(&folder).expect("it is there").filter_map(Result::ok);
-            let mut packages = packages.map(|entry| entry.path());
-            let package = packages.find(|path| path.extension().is_some_and(|extension| extension == "deb"));
-            let package = package.unwrap_or_else(|| panic!("nothing was downloaded\n{ADVICE}"));
-            let mut unpack = Command::new("dpkg-deb");
-            text_of(unpack.arg("--extract").arg(package).arg(&folder), ADVICE);
-            File::create(whole).expect("the target folder can be written");
-        }
-        folder
-    })
+fn program(name: &str) -> Command {
+    debian::program(name, &["prometheus"])
 }

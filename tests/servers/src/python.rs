@@ -4,7 +4,7 @@ use std::env;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::OnceLock;
 
 /// Said with every failure to install.
@@ -32,14 +32,6 @@ pub fn boto3(script: &str, endpoint: &str) -> String {
         ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
     ]);
     text_of(&mut command, script)
-}
-
-/// What cfn-lint has to say about a template; it succeeds if that is nothing at all.
-#[must_use]
-pub fn cfn_lint(template: &Path) -> Output {
-    let mut command = isolated(&python().with_file_name("cfn-lint"));
-    command.args(["--include-checks", "I", "--"]);
-    command.arg(template).output().expect("the interpreter starts")
 }
 
 /// A program that sees nothing of this process's variables: no credentials, no proxies, no settings of servers.
