@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use tagway_proto::v1::watch_configs_response::Kind;
 use tagway_tests::client::why;
 use tagway_tests::gateway::Gateway;
 use tagway_tests::issuer::claims;
+use tagway_tests::watcher::{Watcher, to_keys};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
@@ -210,6 +212,22 @@ async fn who_reads_nothing_of_the_wire_is_cut_too() {
         }
     };
     timeout(PATIENCE, gone).await.unwrap();
+}
+
+/// A connection goes when it is old, with all that is on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_begins_late_on_its_connection_is_told_before_that_goes() {
+    let gateway = Gateway::start_serving(
+        "max_connection_age = \"3s\"\nmax_connection_grace = \"1s\"",
+        "[limits]\nrequest_timeout = \"1s\"",
+    );
+    let client = gateway.client("acme").await;
+    client.put("tenant_config_a", "1").await.unwrap();
+    sleep(Duration::from_millis(2500)).await;
+    let mut watcher = Watcher::of(&client, to_keys("k", &["tenant_config_a"])).await;
+    watcher.until(|_, kind| matches!(kind, Kind::Closing(_))).await;
+    let status = watcher.ends().await;
+    assert_eq!(why::<()>(Err(status)), (Code::Unavailable, "CLOSING".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,7 +97,7 @@ pub enum OpenError {
     #[error("another process has it open; an embedded store has one gateway")]
     InUse,
     /// The file is something else, or damaged.
-    #[error("it is no store of ours, or damaged ({0}); restore a copy, or name another path")]
+    #[error("it is no store of ours, or damaged ({0}); restore a backup (tagway restore), or name another path")]
     Database(String),
     /// A newer gateway wrote it.
     #[error("its format is {0}, and this gateway reads {FORMAT}; run the gateway that wrote it, or a newer one")]

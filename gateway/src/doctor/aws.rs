@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::clock::{Told, compared};
 use super::{Examined, Finding, LIMIT};
 use crate::app;
-use crate::backend::{AwsSettings, NoRegion, failure};
+use crate::backend::{AwsSettings, failure};
 use crate::key::TenantId;
 use crate::settings::{BackendKind, EventsKind, Settings, Source};
 
@@ -92,16 +92,15 @@ pub(super) fn brief(settings: AwsSettings) -> AwsSettings {
 }
 
 async fn find(of: &Examined, mut settings: AwsSettings) -> Credentials {
-    let config = match settings.load().await {
+    let mut loaded = settings.load().await;
+    if loaded.is_err() {
+        // That no region is known is told where it matters.
+        settings.region = Some(ANYWHERE.to_owned());
+        loaded = settings.load().await;
+    }
+    let config = match loaded {
         Ok(config) => config,
-        Err(NoRegion) => {
-            // That it is not known is told where it matters.
-            settings.region = Some(ANYWHERE.to_owned());
-            match settings.load().await {
-                Ok(config) => config,
-                Err(error) => return none(&error.to_string()),
-            }
-        }
+        Err(error) => return none(&error.to_string()),
     };
     let keys = match keys(&config).await {
         Ok(keys) => keys,

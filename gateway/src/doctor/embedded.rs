@@ -37,7 +37,9 @@ fn look(subject: &str, path: &Path) -> Vec<Finding> {
         Err(OpenError::Database(why)) => Finding::fail(
             subject,
             format!("{place} is no store of ours, or damaged: {why}"),
-            format!("restore a copy of it; or, to begin with nothing, mv {place} {place}.damaged"),
+            format!(
+                "tagway restore BACKUP --config FILE --replace; or, to begin with nothing, mv {place} {place}.damaged"
+            ),
         ),
         Err(error @ OpenError::Format(_)) => {
             let fix = "run the gateway that wrote it, or a newer one";

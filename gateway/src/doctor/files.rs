@@ -13,13 +13,22 @@ use crate::clock::Clock;
 use crate::settings::{BackendKind, KeyFile, Settings};
 
 pub(super) fn checks(of: &Examined) -> Vec<Check> {
-    let Settings { server, cache, .. } = &*of.settings;
-    let folders = [("server.state", server.state()), ("cache.snapshot", cache.snapshot())];
-    let mut checks: Vec<Check> = folders
+    let Settings {
+        server,
+        cache,
+        backends,
+        ..
+    } = &*of.settings;
+    let backups = backends
+        .iter()
+        .map(|(id, backend)| (format!("backends.{id}.backups"), backend.backups.as_deref()));
+    let mut checks: Vec<Check> = [("server.state", server.state()), ("cache.snapshot", cache.snapshot())]
+        .map(|(key, folder)| (key.to_owned(), folder))
         .into_iter()
+        .chain(backups)
         .filter_map(|(key, folder)| {
             let folder = folder?.to_owned();
-            Some(Check::blocking(key, move || vec![of_its_own(key, &folder)]))
+            Some(Check::blocking(key.clone(), move || vec![of_its_own(&key, &folder)]))
         })
         .collect();
     let (settings, clock) = (of.settings.clone(), of.clock.clone());

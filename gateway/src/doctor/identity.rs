@@ -54,12 +54,11 @@ async fn keys(settings: &IdentitySettings, clock: &Clock) -> Vec<Finding> {
             format!("{elsewhere}; or set identity.algorithms to what the issuer signs with"),
         ),
     }];
-    match &settings.jwks {
-        Some(Source::File(path)) => findings.extend(changed_by_others(path)),
-        _ => {
-            let told = date.map(|date| Told { date, asked, heard });
-            findings.push(compared("the issuer", told, settings.leeway));
-        }
+    if let Some(Source::File(path)) = &settings.jwks {
+        findings.extend(changed_by_others(path));
+    } else {
+        let told = date.map(|date| Told { date, asked, heard });
+        findings.push(compared("the issuer", told, settings.leeway));
     }
     findings
 }

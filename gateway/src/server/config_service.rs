@@ -361,10 +361,9 @@ impl ConfigService for ConfigServiceImpl {
         &self,
         request: Request<Streaming<v1::WatchConfigsRequest>>,
     ) -> Result<Response<Self::WatchConfigsStream>, Status> {
-        let peer = request.extensions().get::<Peer>();
-        let peer = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
+        let peer = request.extensions().get::<Peer>().cloned();
         let (tenant, requests) = open(request)?;
-        Ok(Response::new(self.watches.open(tenant, peer, requests)?))
+        Ok(Response::new(self.watches.open(tenant, peer.as_ref(), requests)?))
     }
 }
 

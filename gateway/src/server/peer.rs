@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::quota::{Connected as CountedConnection, Share};
 
@@ -16,6 +17,8 @@ use crate::quota::{Connected as CountedConnection, Share};
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
+    /// When it came.
+    pub(super) since: Instant,
     places: Arc<Semaphore>,
     dealings: Arc<Dealings>,
 }
@@ -25,6 +28,7 @@ impl Peer {
     pub(super) fn new(address: SocketAddr, places: &Arc<Semaphore>) -> Self {
         Self {
             address,
+            since: Instant::now(),
             places: Arc::clone(places),
             dealings: Arc::default(),
         }

@@ -15,13 +15,14 @@ use tagway_proto::v1::watch_configs_request::{Ack, Kind as Asking, Renew, Subscr
 use tagway_proto::v1::watch_configs_response::{Closing, Ended, Kind, Progress, Removed, Resync, Session, Synced};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status, Streaming};
 
 use super::config_service::{context, message};
+use super::peer::Peer;
 use super::shape::shaped;
 use super::status::{self, invalid};
 use crate::clock::{Clock, until};
@@ -103,7 +104,7 @@ impl Watches {
     pub(super) fn open(
         self: &Arc<Self>,
         tenant: VerifiedTenant,
-        peer: String,
+        peer: Option<&Peer>,
         requests: Streaming<v1::WatchConfigsRequest>,
     ) -> Result<Responses, Status> {
         let reader = tenant.clone().reader().map_err(|error| status::identity(&error))?;
@@ -111,13 +112,15 @@ impl Watches {
         let counted_stream = share.stream().map_err(status::quota)?;
         let (outbox, outgoing) = outbox();
         let (end, ended) = oneshot::channel();
-        let listed = self.hub.roster().list(peer, tenant.clone(), self.clock.now());
+        let address = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
+        let listed = self.hub.roster().list(address, tenant.clone(), self.clock.now());
         let counted = Arc::clone(listed.stream());
         let stream = WatchStream {
             listed,
             share,
             _counted: counted_stream,
             watches: Arc::clone(self),
+            connected: peer.map_or_else(Instant::now, |peer| peer.since),
             tenant,
             may_read: Ok(()),
             readers: watch::Sender::new(reader),
@@ -221,6 +224,8 @@ struct Live {
 
 struct WatchStream {
     watches: Arc<Watches>,
+    /// When its connection began: however late a stream begins on it, it ends with it.
+    connected: Instant,
     listed: Listed,
     share: Arc<Share>,
     _counted: CountedStream,
@@ -254,7 +259,7 @@ impl WatchStream {
         let mut is_stopping = false;
         let mut generations = watches.configs.generations();
         let mut renewal: Option<BoxFuture<'static, Renewed>> = None;
-        let age = sleep(crate::clock::jittered(watches.age));
+        let age = sleep_until(self.connected + crate::clock::jittered(watches.age));
         tokio::pin!(age);
         let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
