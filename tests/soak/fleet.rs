@@ -219,6 +219,8 @@ backends = [\"local\"]
     let settings = settings_over_aws("file:keys.json", aws, &with_queue(aws, "sweep = \"5s\""));
     // An emulator on a machine that is busy with everything else is slow, and not away.
     let patient = |table: String, kind: &str| table.replace(kind, &format!("{kind}\ntimeout = \"5s\""));
-    let settings = ["kind = \"dynamodb\"", "kind = \"ssm\""].into_iter().fold(settings, patient);
+    let settings = ["kind = \"dynamodb\"", "kind = \"ssm\""]
+        .into_iter()
+        .fold(settings, patient);
     settings.replace("[server]", server) + &rest
 }
