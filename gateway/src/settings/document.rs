@@ -14,7 +14,17 @@ const PREFIX: &str = "TAGWAY_";
 /// What separates tables in a variable's name, so that keys may hold single underscores.
 const SEPARATOR: &str = "__";
 /// Variables that are the command line's and no settings.
-const OF_THE_COMMAND_LINE: [&str; 4] = ["TAGWAY_CONFIG", "TAGWAY_ENDPOINT", "TAGWAY_TENANT", "TAGWAY_TOKEN"];
+const OF_THE_COMMAND_LINE: [&str; 9] = [
+    "TAGWAY_ADMIN_ENDPOINT",
+    "TAGWAY_ADMIN_TOKEN",
+    "TAGWAY_CONFIG",
+    "TAGWAY_ENDPOINT",
+    "TAGWAY_TENANT",
+    "TAGWAY_TLS_CA",
+    "TAGWAY_TLS_CERT",
+    "TAGWAY_TLS_KEY",
+    "TAGWAY_TOKEN",
+];
 
 /// A parsed file with its variables on top.
 pub(super) struct Document<'t> {

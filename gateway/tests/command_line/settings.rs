@@ -1,6 +1,6 @@
 //! Settings: what is good is reported, and what is wrong is named with its file, line and key.
 
-use super::{GOOD, check, folder_with, read, tagway};
+use super::{GOOD, check, folder_with, read, run, tagway};
 
 #[test]
 fn a_good_file_is_reported() {
@@ -15,6 +15,22 @@ fn a_good_file_is_reported() {
     ] {
         assert!(out.contains(part), "{part} in {out}");
     }
+}
+
+/// Who has exported what clients and operators need runs what reads settings in the same shell.
+#[test]
+fn variables_of_the_command_line_are_no_settings() {
+    let folder = folder_with(GOOD);
+    let help = ["get", "status", "serve"].map(|command| run(folder.path(), &[command, "--help"]).1);
+    let named = help.iter().flat_map(|help| help.split("[env: ").skip(1));
+    let variables: Vec<(&str, &str)> = named
+        .filter_map(|rest| Some((rest.split(['=', ']']).next()?, "x")))
+        .collect();
+    for name in ["TAGWAY_TOKEN", "TAGWAY_ADMIN_TOKEN", "TAGWAY_TLS_CA", "TAGWAY_CONFIG"] {
+        assert!(variables.contains(&(name, "x")), "{name} in {variables:?}");
+    }
+    let (code, _, err) = read(&tagway(folder.path(), &["check", "tagway.toml"], &variables));
+    assert_eq!((code, err.as_str()), (0, ""));
 }
 
 #[test]
