@@ -101,7 +101,7 @@ pub(super) fn none(problem: &NoBackup) -> Status {
         NoBackup::Unknown(_) | NoBackup::Which(_) => status::invalid("backend", message),
         NoBackup::Nowhere(_) => status(Code::FailedPrecondition, "BACKUPS_NOWHERE", message),
         NoBackup::Folder { .. } => status(Code::FailedPrecondition, "BACKUP_FAILED", message),
-        NoBackup::UnderWay(_) => status(Code::Aborted, "BACKUP_UNDER_WAY", message),
+        NoBackup::UnderWay => status(Code::Aborted, "BACKUP_UNDER_WAY", message),
     }
 }
 

@@ -15,14 +15,14 @@ use crate::folder::{FolderError, PrivateFolder};
 /// All of them.
 pub struct Backups {
     places: BTreeMap<Arc<str>, Place>,
+    /// One at a time, of all stores: they may share a folder, in which each removes what was cut off.
+    turn: Arc<Semaphore>,
     clock: Clock,
 }
 
 struct Place {
     store: Arc<Embedded>,
     folder: Option<PathBuf>,
-    /// One at a time.
-    turn: Arc<Semaphore>,
 }
 
 /// One that may begin.
@@ -57,8 +57,8 @@ pub enum NoBackup {
         error: FolderError,
     },
     /// Another one is made now.
-    #[error("a backup of backends.{0} is under way")]
-    UnderWay(Arc<str>),
+    #[error("another backup is under way: try again when it has ended")]
+    UnderWay,
 }
 
 impl Backups {
@@ -67,6 +67,7 @@ impl Backups {
     pub fn new(clock: Clock) -> Self {
         Self {
             places: BTreeMap::new(),
+            turn: Arc::new(Semaphore::new(1)),
             clock,
         }
     }
@@ -76,7 +77,6 @@ impl Backups {
         let place = Place {
             store: Arc::clone(store),
             folder: folder.map(Path::to_owned),
-            turn: Arc::new(Semaphore::new(1)),
         };
         self.places.insert(id.into(), place);
     }
@@ -92,8 +92,8 @@ impl Backups {
         };
         let (id, place) = found.ok_or_else(|| NoBackup::Unknown(id.to_owned()))?;
         let folder = place.folder.as_ref().ok_or_else(|| NoBackup::Nowhere(Arc::clone(id)))?;
-        let turn = Arc::clone(&place.turn).try_acquire_owned();
-        let turn = turn.map_err(|_| NoBackup::UnderWay(Arc::clone(id)))?;
+        let turn = Arc::clone(&self.turn).try_acquire_owned();
+        let turn = turn.map_err(|_| NoBackup::UnderWay)?;
         let folder = PrivateFolder::open(folder).map_err(|error| NoBackup::Folder {
             id: Arc::clone(id),
             folder: folder.clone(),

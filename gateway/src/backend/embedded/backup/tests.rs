@@ -144,11 +144,17 @@ fn which_store_where_to_and_one_at_a_time() {
     backups.add("a", &store, Some(&folder.path().join("backups")));
     assert_eq!(begin(&backups, "b").unwrap(), "no embedded store has the id `b`");
     let first = backups.begin("").unwrap();
-    assert!(matches!(backups.begin("a"), Err(NoBackup::UnderWay(_))));
+    assert!(matches!(backups.begin("a"), Err(NoBackup::UnderWay)));
     let (_, file) = first.make(|_| true).unwrap();
     assert!(file.ends_with("backups/a-2026-11-18T110640.000Z.redb"), "{file:?}");
     assert!(backups.begin("a").is_ok());
     backups.add("b", &store, None);
     assert_eq!(begin(&backups, "").unwrap(), "there are 2 embedded stores: say which");
     assert_eq!(begin(&backups, "b").unwrap(), "backends.b.backups names no folder");
+    backups.add("c", &store, Some(&folder.path().join("backups")));
+    let _under_way = backups.begin("a").unwrap();
+    assert!(
+        matches!(backups.begin("c"), Err(NoBackup::UnderWay)),
+        "the two share a folder"
+    );
 }
