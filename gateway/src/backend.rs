@@ -269,6 +269,8 @@ pub struct PageRequest<'r> {
     pub prefix: &'r str,
     /// Only names after this one. It need not stand any more, nor have the prefix.
     pub after: &'r str,
+    /// When the list began that this goes on with: no page may show what stood before. None: it begins here.
+    pub since: Option<Instant>,
     /// At most so many entries; at least 1.
     pub entries: usize,
     /// No further entry once values of so many bytes are together.

@@ -1,12 +1,14 @@
 //! A tenant's client of one replica, whichever process that is at the time. Each of its requests is judged by how it ends.
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tagway_proto::v1;
 use tagway_proto::v1::batch_get_configs_response::{Result as Answer, result::Outcome as Found};
-use tagway_tests::client::{Client, Door, get};
+use tagway_tests::client::{Client, Door, Walk, get};
 use tagway_tests::validators::timeline::{Call, Outcome, Store};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -26,6 +28,8 @@ pub(super) struct Caller {
     door: watch::Receiver<Door>,
     token: String,
     client: Option<Client>,
+    /// When its last request was sent.
+    pub(super) sent: Instant,
 }
 
 impl Caller {
@@ -38,6 +42,7 @@ impl Caller {
             door: soak.fleet.door(replica),
             token: soak.fleet.token(tenant, "read write"),
             client: None,
+            sent: Instant::now(),
         }
     }
 
@@ -69,14 +74,14 @@ impl Caller {
     {
         loop {
             let client = self.client().await;
-            let sent = Instant::now();
+            self.sent = Instant::now();
             let result = request(client).await;
             let outcome = result.as_ref().err().map_or(Outcome::Answered, outcome);
             let call = Call {
                 what: format!("{what} of {}", self.tenant),
                 replica: self.replica,
                 stores: stores.to_owned(),
-                sent,
+                sent: self.sent,
                 done: Instant::now(),
                 outcome,
             };
@@ -149,12 +154,12 @@ impl Caller {
         prefix: &'static str,
         stores: &[Store],
         page_size: i32,
-    ) -> Result<Vec<v1::Config>, Status> {
+    ) -> Result<Walk, Status> {
         let what = format!("List {prefix}");
         self.call(
             &what,
             stores,
-            |client| async move { client.list(prefix, page_size).await },
+            |client| async move { client.walk(prefix, page_size).await },
         )
         .await
     }
@@ -190,6 +195,7 @@ fn outcome(status: &Status) -> Outcome {
         let told = format!("{status:?}");
         return match status.code() {
             Code::Cancelled if status.message() == "operation was canceled" => Outcome::Unsent,
+            _ if is_refused_by_goaway(status) => Outcome::Unsent,
             Code::Unavailable if told.contains("ConnectionRefused") => Outcome::Unreached,
             _ => Outcome::Failed(told),
         };
@@ -202,4 +208,15 @@ fn outcome(status: &Status) -> Outcome {
         }
         _ => Outcome::Failed(told()),
     }
+}
+
+/// What h2 fails so was never sent, or has a higher number than the last that the replica says it takes: it was not processed (RFC 9113,
+/// section 6.8), and gRPC libraries send such a request again by themselves. tonic leaves that to its caller.
+fn is_refused_by_goaway(status: &Status) -> bool {
+    let mut causes = successors(status.source(), |&error| error.source());
+    causes.any(|error| {
+        error.downcast_ref::<h2::Error>().is_some_and(|error| {
+            error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+        })
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use tagway_proto::v1;
 use tagway_tests::validators::Verdict;
@@ -51,6 +52,7 @@ pub(super) struct Read {
     pub(super) place: Place,
     pub(super) replica: usize,
     pub(super) sent: Instant,
+    pub(super) waited: Duration,
     pub(super) is_latest: bool,
     /// None: no such key.
     pub(super) found: Option<(v1::Config, v1::Freshness)>,
@@ -121,6 +123,7 @@ impl Bench {
             .saw(&self.ledger, &read.place, read.replica, read.sent, found);
         let answer = Answer {
             sent: read.sent,
+            waited: read.waited,
             is_latest: read.is_latest,
             found: state,
         };

@@ -22,6 +22,8 @@ pub(super) const STORES: [Store; 3] = [Store::DynamoDb, Store::ParameterStore, S
 const KEYS: usize = 8;
 /// Whose counters there are.
 const COUNTING: &str = TENANTS[0];
+/// A page may be older than the first by that, as two clocks are read one after the other.
+const MOMENT: Duration = Duration::from_millis(2);
 /// Requests a second of each writer, reader and counter, of 200 in all.
 const PACE: (f64, f64, f64) = (3.0, 23.0, 1.5);
 
@@ -174,12 +176,13 @@ async fn read(mut caller: Caller, soak: Arc<Soak>, mut random: fastrand::Rng) {
 /// Reads one key.
 async fn look(soak: &Soak, caller: &mut Caller, key: &str, is_latest: bool) {
     let store = store_of(key);
-    let sent = Instant::now();
     if let Ok(found) = caller.get(key, store, is_latest).await {
+        let waited = caller.sent.elapsed();
         soak.judges.bench().read(Read {
             place: place(caller.tenant, store, key, caller.replica),
             replica: caller.replica,
-            sent,
+            sent: caller.sent,
+            waited,
             is_latest,
             found,
         });
@@ -190,16 +193,17 @@ async fn look_at_many(soak: &Soak, caller: &mut Caller, random: &mut fastrand::R
     let keys: Vec<String> = (0..10)
         .map(|_| key(STORES[random.usize(..STORES.len())], random.usize(..KEYS)))
         .collect();
-    let sent = Instant::now();
     let Ok(answers) = caller.batch(&keys, &STORES, false).await else {
         return;
     };
+    let waited = caller.sent.elapsed();
     let mut bench = soak.judges.bench();
     for (key, found) in answers {
         bench.read(Read {
             place: place(caller.tenant, store_of(&key), &key, caller.replica),
             replica: caller.replica,
-            sent,
+            sent: caller.sent,
+            waited,
             is_latest: false,
             found,
         });
@@ -208,10 +212,10 @@ async fn look_at_many(soak: &Soak, caller: &mut Caller, random: &mut fastrand::R
 
 /// Lists by pages of that size, and has the list judged as so many reads.
 async fn walk(soak: &Soak, caller: &mut Caller, prefix: &'static str, page_size: i32) {
-    let sent = Instant::now();
-    let Ok(listed) = caller.list(prefix, &stores(prefix), page_size).await else {
+    let Ok(walk) = caller.list(prefix, &stores(prefix), page_size).await else {
         return;
     };
+    let listed = walk.configs;
     let mut bench = soak.judges.bench();
     let bench = &mut *bench;
     for config in &listed {
@@ -220,19 +224,22 @@ async fn walk(soak: &Soak, caller: &mut Caller, prefix: &'static str, page_size:
         let state = State::of(&config.etag);
         bench
             .read_your_write
-            .saw(&bench.ledger, &place, caller.replica, sent, Some(&state));
+            .saw(&bench.ledger, &place, caller.replica, caller.sent, Some(&state));
     }
     let is_in_it = |place: &&Place| {
         let here = place.replica.is_none_or(|replica| replica == caller.replica);
         place.tenant == caller.tenant && here && place.key.starts_with(prefix)
     };
-    let stood = bench.ledger.standing(sent).filter(is_in_it);
+    let stood = bench.ledger.standing(walk.since).filter(is_in_it);
     let stood: Vec<String> = stood.map(|place| place.key.clone()).collect();
     let listed: Vec<String> = listed.into_iter().map(|config| config.key).collect();
     let whose = format!(
         "{}'s list of {prefix} through replica {}",
         caller.tenant, caller.replica
     );
+    let before = walk.since.saturating_duration_since(walk.oldest);
+    let older = (before > MOMENT).then(|| format!("{whose}: a page shows what stood {before:.3?} before the first"));
+    bench.agreement.compared(older);
     bench.agreement.walked(&whose, &listed, &stood);
 }
 

@@ -90,7 +90,7 @@ async fn look(soak: &Soak, callers: &mut [Caller]) -> Result<Vec<Standing>, Stat
     for caller in callers {
         let mut listed = Held::new();
         for prefix in PREFIXES {
-            let configs = caller.list(prefix, &stores(prefix), 0).await?;
+            let configs = caller.list(prefix, &stores(prefix), 0).await?.configs;
             listed.extend(configs.into_iter().map(|config| (config.key, config.etag)));
         }
         let is_its = |place: &&Place| {

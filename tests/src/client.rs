@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tagway_proto::v1;
 use tagway_proto::v1::config_service_client::ConfigServiceClient;
+use tagway_proto::v1::freshness::Source;
+use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -136,17 +139,29 @@ impl Client {
 
     /// `ListConfigs`: all pages, each of at most `page_size`.
     pub async fn list(&self, prefix: &str, page_size: i32) -> Result<Vec<v1::Config>, Status> {
+        self.walk(prefix, page_size).await.map(|walk| walk.configs)
+    }
+
+    /// As [`Self::list`]; and how old its pages were.
+    pub async fn walk(&self, prefix: &str, page_size: i32) -> Result<Walk, Status> {
         let mut request = list(prefix);
         request.page_size = page_size;
-        let mut configs = Vec::new();
-        loop {
-            let page = self.page(request.clone()).await?;
-            configs.extend(page.configs);
-            if page.next_page_token.is_empty() {
-                return Ok(configs);
-            }
+        let sent = Instant::now();
+        let mut page = self.page(request.clone()).await?;
+        // A store that was asked for it was asked after that.
+        let is_asked = page
+            .freshness
+            .is_some_and(|freshness| freshness.source() == Source::Backend);
+        let since = if is_asked { sent } else { sent - age(&page) };
+        let mut oldest = Instant::now() - age(&page);
+        let mut configs = page.configs;
+        while !page.next_page_token.is_empty() {
             request.page_token = page.next_page_token;
+            page = self.page(request.clone()).await?;
+            oldest = oldest.min(Instant::now() - age(&page));
+            configs.extend(page.configs);
         }
+        Ok(Walk { configs, since, oldest })
     }
 
     /// As [`Self::list`], just the keys.
@@ -154,6 +169,21 @@ impl Client {
         let configs = self.list(prefix, 0).await?;
         Ok(configs.into_iter().map(|config| config.key).collect())
     }
+}
+
+/// A list, from page to page.
+pub struct Walk {
+    /// What is on them.
+    pub configs: Vec<v1::Config>,
+    /// The first page shows what stood then, or later.
+    pub since: Instant,
+    /// The oldest page shows what stood then, or earlier. A list whose pages do not fit shows something from before `since`.
+    pub oldest: Instant,
+}
+
+fn age(page: &v1::ListConfigsResponse) -> Duration {
+    let age = page.freshness.and_then(|freshness| freshness.age?.try_into().ok());
+    age.expect("a list tells its age")
 }
 
 /// A plain request.

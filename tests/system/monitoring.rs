@@ -37,6 +37,24 @@ fn the_alerts_are_rules_and_fire_when_they_should() {
     }
 }
 
+/// Debian's Prometheus finds nobody in Kubernetes; the rest of what is said there it can judge.
+#[test]
+fn the_settings_for_kubernetes_are_settings() {
+    const FINDS: &str = "    kubernetes_sd_configs:
+      - role: pod
+        namespaces: { names: [tagway] }
+";
+    let settings = fs::read_to_string(monitoring().join("kubernetes.yaml")).unwrap();
+    assert!(settings.contains(FINDS), "{settings}");
+    let settings = settings.replace(FINDS, "    static_configs: [{ targets: [\"127.0.0.1:9901\"] }]\n");
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("prometheus.yaml"), settings).unwrap();
+    fs::copy(monitoring().join("alerts.yaml"), folder.path().join("alerts.yaml")).unwrap();
+    let output = promtool(folder.path(), &["check", "config", "prometheus.yaml"]);
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success() && text.contains("SUCCESS"), "{text}");
+}
+
 /// Names of metrics in a text, as queries write them.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'));

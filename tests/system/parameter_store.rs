@@ -1,12 +1,16 @@
 //! Promises of a store that has few requests to give: what it cannot do is refused and not half done, what it has no time
 //! for says when to come back, and secrets are in it and nowhere else.
 
+use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tagway_proto::v1;
 use tagway_servers::{Fault, Microburst, Ministack, boto3};
-use tagway_tests::client::{if_absent, if_match, put, refused, why};
-use tagway_tests::gateway::Gateway;
+use tagway_tests::client::{if_absent, if_match, list, put, refused, why};
+use tagway_tests::gateway::{Gateway, settings_over_parameter_store};
+use tagway_tests::issuer::{Key, key_set};
+use tempfile::TempDir;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -193,4 +197,47 @@ for i in range(4):
         globex.keys("param_config_2").await.unwrap_err().code(),
         Code::ResourceExhausted
     );
+}
+
+/// Behind a load balancer each page may come from another gateway, which may have listed the same a moment ago.
+#[tokio::test]
+async fn a_list_that_another_gateway_goes_on_with_skips_nothing() {
+    let server = Ministack::start();
+    let key = Arc::new(Key::ed("first"));
+    let seals = TempDir::new().unwrap();
+    let seal = seals.path().join("seal");
+    fs::write(&seal, [7; 32]).unwrap();
+    let server_keys = format!("[server]\npage_token_key = \"file:{}\"", seal.display());
+    let settings = settings_over_parameter_store("file:keys.json", server.endpoint(), "requests_per_second = 1000");
+    let settings = settings.replace("[server]", &server_keys);
+    let gateways = [(); 2].map(|()| {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).unwrap();
+        Gateway::start_in(folder.into(), Arc::clone(&key), &settings)
+    });
+    let (one, other) = (gateways[0].client("acme").await, gateways[1].client("acme").await);
+    for key in ["param_config_a", "param_config_b", "param_config_d"] {
+        one.put(key, "x").await.unwrap();
+    }
+    let page = |page_token: &str| v1::ListConfigsRequest {
+        page_size: 1,
+        page_token: page_token.to_owned(),
+        ..list("param_config_")
+    };
+    let keys =
+        |page: &v1::ListConfigsResponse| page.configs.iter().map(|config| config.key.clone()).collect::<Vec<_>>();
+    let earlier = other.page(page("")).await.unwrap();
+    assert_eq!(keys(&earlier), ["param_config_a"]);
+    one.put("param_config_c", "x").await.unwrap();
+    let (mut listed, mut next) = (Vec::new(), String::new());
+    for client in [&one, &other, &other, &one] {
+        let here = client.page(page(&next)).await.unwrap();
+        listed.extend(keys(&here));
+        next = here.next_page_token;
+    }
+    let letters = ["a", "b", "c", "d"].map(|letter| format!("param_config_{letter}"));
+    assert_eq!((listed.as_slice(), next.as_str()), (letters.as_slice(), ""));
+    // Who goes on with the earlier list may go on with what was there then.
+    let later = other.page(page(&earlier.next_page_token)).await.unwrap();
+    assert_eq!(keys(&later), ["param_config_b"]);
 }

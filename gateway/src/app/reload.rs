@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::{say, until};
 use crate::clock::Clock;
 use crate::quota::Quotas;
-use crate::settings::{ServerSettings, Settings, TlsSettings};
+use crate::settings::{ServerSettings, Settings, TelemetrySettings, TlsSettings};
 use crate::status::Part;
 use crate::strategy::Lifecycle;
 use crate::telemetry::Logs;
@@ -54,7 +54,7 @@ pub(super) struct Live {
 
 impl Reload {
     /// Reads the file whenever it changes or somebody asks for it, and takes up what can be: strategies, quotas, certificates and
-    /// logging. The gateway runs on `settings`. Runs until it is dropped.
+    /// `telemetry.log`. The gateway runs on `settings`. Runs until it is dropped.
     pub(super) async fn run(self, settings: Settings, live: Live) {
         let Live {
             lifecycle,
@@ -130,6 +130,13 @@ fn without_files(settings: &Settings) -> (bool, ServerSettings) {
     (server.tls.take().is_some(), server)
 }
 
+/// What is logged is taken up; where to is not.
+fn without_filter(settings: &Settings) -> TelemetrySettings {
+    let mut telemetry = settings.telemetry.clone();
+    telemetry.log.clear();
+    telemetry
+}
+
 /// Which of these sections are not what the gateway runs on, and need a restart.
 fn waiting(runs_on: &Settings, next: &Settings) -> String {
     let differ = |name: &'static str, one: &dyn std::fmt::Debug, other: &dyn std::fmt::Debug| {
@@ -142,6 +149,7 @@ fn waiting(runs_on: &Settings, next: &Settings) -> String {
         differ("cache", &runs_on.cache, &next.cache),
         differ("events", &runs_on.events, &next.events),
         differ("limits", &runs_on.limits, &next.limits),
+        differ("telemetry", &without_filter(runs_on), &without_filter(next)),
     ]
     .into_iter()
     .flatten()

@@ -112,6 +112,7 @@ fn page<'n>(name: &'n PhysicalName, prefix: &'n str, after: &'n str) -> PageRequ
         range: name.range(),
         prefix,
         after,
+        since: None,
         entries: 100,
         bytes: 1 << 20,
         keys_only: false,
@@ -291,12 +292,15 @@ async fn lists(store: &dyn Backend) {
                 let mut listed = Vec::new();
                 let mut after = after.to_owned();
                 let begin = after.clone();
+                let mut since = None;
                 loop {
                     let request = PageRequest {
                         entries,
+                        since,
                         ..page(&range, prefix, &after)
                     };
                     let found = store.list(&acme, request).await.unwrap();
+                    assert!(found.as_of >= *since.get_or_insert(found.as_of));
                     assert!(found.entries.len() <= entries);
                     listed.extend(found.entries.iter().map(|(name, entry)| {
                         assert_eq!(entry.value, name.as_str());

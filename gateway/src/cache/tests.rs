@@ -307,6 +307,7 @@ impl World {
             range: self.place.name.range(),
             prefix: "",
             after: "",
+            since: None,
             entries: 10,
             bytes: 1 << 20,
             keys_only: false,

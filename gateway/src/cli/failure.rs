@@ -108,9 +108,11 @@ impl From<Status> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Keys(_) | StartError::Tls(_) | StartError::PageTokenKey { .. } | StartError::Region { .. } => {
-                Self::Usage(error.to_string())
-            }
+            StartError::Keys(_)
+            | StartError::Tls(_)
+            | StartError::PageTokenKey { .. }
+            | StartError::Region { .. }
+            | StartError::EventsRegion(_) => Self::Usage(error.to_string()),
             other => Self::Failed(other.to_string()),
         }
     }

@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{Config, ConfigError, Configs};
 use crate::backend::{Backend, Entry, PageRequest, Urgency};
 use crate::cache::{self, Cache, Consistency, Freshness};
+use crate::clock::Clock;
 use crate::identity::Reader;
 use crate::key::{KeyPrefix, Name, Tag, TagPrefix};
 use crate::placement::{Layer, Origin, PlaceRange};
@@ -24,6 +27,8 @@ const EXAMINED: usize = 10_000;
 /// Entries that one range is asked for at once, and the bytes of their values.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
+/// Two clocks are read one after the other.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// What a list asks for.
 #[derive(Debug, Clone)]
@@ -53,18 +58,45 @@ pub struct Listed {
     pub freshness: Freshness,
 }
 
+/// Where a page ended, for the next, which another gateway may be asked for.
+#[derive(Serialize, Deserialize)]
+struct Position {
+    /// The last key on it.
+    after: String,
+    /// What the first page shows stood then, or later.
+    began: SystemTime,
+}
+
+impl Position {
+    /// When that was, by this process. None, where that is yet to come by its clock, which is another than the one that told it: then
+    /// what is known from before is no help, and who waits for the same waits together.
+    fn since(&self, clock: &Clock) -> Option<Instant> {
+        let ago = clock.now().duration_since(self.began).ok()?;
+        Instant::now().checked_sub(ago)
+    }
+}
+
 impl Configs {
     /// A page of the keys that Get would find.
     pub async fn list(&self, reader: &Reader, request: ListRequest<'_>) -> Result<Listed, ConfigError> {
         let bound = ("list", request.prefix.as_str(), request.keys_only, request.context);
-        let after = if request.page_token.is_empty() {
-            String::new()
+        let position = if request.page_token.is_empty() {
+            None
         } else {
-            let opened = self.page_tokens.open(reader, &bound, request.page_token);
-            opened.ok_or(ConfigError::PageToken)?
+            let opened: Option<Position> = self.page_tokens.open(reader, &bound, request.page_token);
+            Some(opened.ok_or(ConfigError::PageToken)?)
+        };
+        let clock = self.page_tokens.clock();
+        let go_on_after = |key: &str, as_of: Instant| {
+            let first = || clock.now() - as_of.elapsed() - MOMENT;
+            let position = Position {
+                after: key.to_owned(),
+                began: position.as_ref().map_or_else(first, |position| position.began),
+            };
+            self.page_tokens.seal(reader, &bound, &position)
         };
         let snapshot = self.registry.current();
-        let mut sources = self.sources(&snapshot, reader, &request, &after).await?;
+        let mut sources = self.sources(&snapshot, reader, &request, position.as_ref()).await?;
         let mut listed = Listed {
             configs: Vec::new(),
             next_page_token: String::new(),
@@ -88,7 +120,7 @@ impl Configs {
             let shown = self.shown(&snapshot, reader, &key, standing, &sources, request.context);
             let Some(config) = shown.await? else {
                 if examined >= EXAMINED {
-                    listed.next_page_token = self.page_tokens.seal(reader, &bound, &key)?;
+                    listed.next_page_token = go_on_after(&key, listed.freshness.as_of)?;
                     return Ok(listed);
                 }
                 continue;
@@ -96,7 +128,7 @@ impl Configs {
             let size = size(&config.entry);
             let full = listed.configs.len() == request.page_size || together + size > request.bytes;
             if let (true, Some(last)) = (full, listed.configs.last()) {
-                listed.next_page_token = self.page_tokens.seal(reader, &bound, &last.key)?;
+                listed.next_page_token = go_on_after(&last.key, listed.freshness.as_of)?;
                 return Ok(listed);
             }
             together += size;
@@ -104,14 +136,16 @@ impl Configs {
         }
     }
 
-    /// Every range that a key with this prefix could live in, each positioned after `after`.
+    /// Every range that a key with this prefix could live in, each at that position.
     async fn sources(
         &self,
         snapshot: &Snapshot,
         reader: &Reader,
         request: &ListRequest<'_>,
-        after: &str,
+        position: Option<&Position>,
     ) -> Result<Vec<Source>, ConfigError> {
+        let after = position.map_or("", |position| &*position.after);
+        let since = position.and_then(|position| position.since(self.page_tokens.clock()));
         let mut sources = Vec::new();
         for (prefix, ranges) in Self::ranges(snapshot, reader, request.prefix, request.context).await? {
             // A position before the tag's keys leaves all of them, one behind them none.
@@ -121,7 +155,7 @@ impl Configs {
                 None => "",
             };
             for range in ranges.iter() {
-                sources.push(Source::new(&prefix, range, self.backend(&range.backend)?, after));
+                sources.push(Source::new(&prefix, range, self.backend(&range.backend)?, after, since));
             }
         }
         Ok(sources)
@@ -225,6 +259,8 @@ struct Source {
     backend: Arc<dyn Backend>,
     /// The last name that was fetched.
     after: String,
+    /// When the list began.
+    since: Option<Instant>,
     fetched: VecDeque<(Name, Entry)>,
     /// The key of the first of them.
     first: Option<String>,
@@ -232,12 +268,19 @@ struct Source {
 }
 
 impl Source {
-    fn new(prefix: &TagPrefix, range: &PlaceRange, backend: &Arc<dyn Backend>, after: &str) -> Self {
+    fn new(
+        prefix: &TagPrefix,
+        range: &PlaceRange,
+        backend: &Arc<dyn Backend>,
+        after: &str,
+        since: Option<Instant>,
+    ) -> Self {
         Self {
             prefix: prefix.clone(),
             range: range.clone(),
             backend: Arc::clone(backend),
             after: after.to_owned(),
+            since,
             fetched: VecDeque::new(),
             first: None,
             more: true,
@@ -261,6 +304,7 @@ impl Source {
                 range: &self.range.range,
                 prefix: &self.prefix.name_prefix,
                 after: &self.after,
+                since: self.since,
                 // One more than the page takes, to know whether there is a next.
                 entries: (request.page_size + 1).min(BATCH),
                 bytes: BATCH_BYTES,
@@ -269,6 +313,7 @@ impl Source {
             };
             let asked = Instant::now();
             let page = self.backend.list(reader, page).await?;
+            self.since.get_or_insert(page.as_of);
             if let Some((name, _)) = page.entries.last() {
                 name.as_str().clone_into(&mut self.after);
             }

@@ -5,6 +5,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
@@ -13,7 +14,7 @@ use crate::identity::VerifiedTenant;
 
 /// How long a token is good, in seconds.
 const LIFETIME: u64 = 60 * 60;
-/// No token of ours is longer: a key, a time, and the seal.
+/// No token of ours is longer: a key, two times, and the seal.
 const TOKEN_BYTES: usize = 1024;
 
 /// Seals and opens page tokens.
@@ -23,9 +24,9 @@ pub struct PageTokens {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Position<'a> {
+struct Sealed<P> {
     expires: u64,
-    after: &'a str,
+    position: P,
 }
 
 impl PageTokens {
@@ -42,22 +43,32 @@ impl PageTokens {
         })
     }
 
-    /// A token for the page after the key `after`. `request` is everything of the request that the next must repeat.
+    /// What tells how long tokens are good.
+    pub(crate) const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A token for the page that begins at `position`. `request` is everything of the request that the next must repeat.
     pub(crate) fn seal(
         &self,
         tenant: &VerifiedTenant,
         request: &impl Serialize,
-        after: &str,
+        position: &(impl Serialize + ?Sized),
     ) -> Result<String, ConfigError> {
-        self.try_seal(tenant, request, after).ok_or(ConfigError::Seal)
+        self.try_seal(tenant, request, position).ok_or(ConfigError::Seal)
     }
 
-    fn try_seal(&self, tenant: &VerifiedTenant, request: &impl Serialize, after: &str) -> Option<String> {
-        let position = Position {
+    fn try_seal(
+        &self,
+        tenant: &VerifiedTenant,
+        request: &impl Serialize,
+        position: &(impl Serialize + ?Sized),
+    ) -> Option<String> {
+        let mut sealed = postcard::to_stdvec(&Sealed {
             expires: self.clock.seconds().saturating_add(LIFETIME),
-            after,
-        };
-        let mut sealed = postcard::to_stdvec(&position).ok()?;
+            position,
+        })
+        .ok()?;
         let nonce = self
             .key
             .seal_in_place_append_tag(Aad::from(bound_to(tenant, request)?), &mut sealed)
@@ -67,8 +78,13 @@ impl PageTokens {
         Some(URL_SAFE_NO_PAD.encode(token))
     }
 
-    /// The key that the page begins after.
-    pub(crate) fn open(&self, tenant: &VerifiedTenant, request: &impl Serialize, token: &str) -> Option<String> {
+    /// The position that the page begins at.
+    pub(crate) fn open<P: DeserializeOwned>(
+        &self,
+        tenant: &VerifiedTenant,
+        request: &impl Serialize,
+        token: &str,
+    ) -> Option<P> {
         if token.len() > TOKEN_BYTES {
             return None;
         }
@@ -79,14 +95,14 @@ impl PageTokens {
             .key
             .open_in_place(nonce, Aad::from(bound_to(tenant, request)?), sealed)
             .ok()?;
-        let position: Position<'_> = postcard::from_bytes(opened).ok()?;
-        (self.clock.seconds() < position.expires).then(|| position.after.to_owned())
+        let sealed: Sealed<P> = postcard::from_bytes(opened).ok()?;
+        (self.clock.seconds() < sealed.expires).then_some(sealed.position)
     }
 }
 
 /// What the seal covers besides the position: whose it is, and of what.
 fn bound_to(tenant: &VerifiedTenant, request: &impl Serialize) -> Option<Vec<u8>> {
-    postcard::to_stdvec(&("tagway page 1", tenant.id().as_str(), request)).ok()
+    postcard::to_stdvec(&("tagway page 2", tenant.id().as_str(), request)).ok()
 }
 
 #[cfg(test)]
@@ -94,6 +110,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn open(tokens: &PageTokens, tenant: &VerifiedTenant, request: &str, token: &str) -> Option<String> {
+        tokens.open(tenant, &request, token)
+    }
 
     fn tokens(clock: &Clock) -> PageTokens {
         PageTokens::new(b"a secret", clock.clone()).expect("AES works")
@@ -105,15 +125,15 @@ mod tests {
         let tokens = tokens(&clock);
         let acme = VerifiedTenant::for_tests("acme");
         let token = tokens.seal(&acme, &"t_", "t_a").expect("sealed");
-        assert_eq!(tokens.open(&acme, &"t_", &token).as_deref(), Some("t_a"));
-        assert_eq!(tokens.open(&VerifiedTenant::for_tests("globex"), &"t_", &token), None);
-        assert_eq!(tokens.open(&acme, &"u_", &token), None);
+        assert_eq!(open(&tokens, &acme, "t_", &token).as_deref(), Some("t_a"));
+        assert_eq!(open(&tokens, &VerifiedTenant::for_tests("globex"), "t_", &token), None);
+        assert_eq!(open(&tokens, &acme, "u_", &token), None);
         let others = PageTokens::new(b"another secret", clock.clone()).expect("AES works");
-        assert_eq!(others.open(&acme, &"t_", &token), None);
+        assert_eq!(open(&others, &acme, "t_", &token), None);
         clock.set(1_003_599);
-        assert!(tokens.open(&acme, &"t_", &token).is_some());
+        assert!(open(&tokens, &acme, "t_", &token).is_some());
         clock.set(1_003_600);
-        assert_eq!(tokens.open(&acme, &"t_", &token), None);
+        assert_eq!(open(&tokens, &acme, "t_", &token), None);
     }
 
     proptest! {
@@ -122,12 +142,12 @@ mod tests {
             let clock = Clock::standing_at(1);
             let tokens = tokens(&clock);
             let acme = VerifiedTenant::for_tests("acme");
-            prop_assert_eq!(tokens.open(&acme, &"", &text), None);
+            prop_assert_eq!(open(&tokens, &acme, "", &text), None);
             let mut token = tokens.seal(&acme, &"", "t_a").expect("sealed").into_bytes();
             let at = flip % token.len();
             token[at] = if token[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(token).expect("ASCII");
-            prop_assert_eq!(tokens.open(&acme, &"", &changed), None);
+            prop_assert_eq!(open(&tokens, &acme, "", &changed), None);
         }
     }
 }

@@ -188,18 +188,20 @@ impl Round<'_> {
         } = watched;
         let mut listing = Listing::new();
         let mut after = String::new();
-        let began = Instant::now();
-        loop {
+        let mut since = None;
+        let began = loop {
             let request = PageRequest {
                 range: &range.range,
                 prefix: beginning,
                 after: &after,
+                since,
                 entries: PAGE,
                 bytes: usize::MAX,
                 keys_only: true,
                 urgency: Urgency::Sweep,
             };
             let page = self.backend.list(tenant, request).await?;
+            let began = *since.get_or_insert(page.as_of);
             for (name, entry) in page.entries {
                 name.as_str().clone_into(&mut after);
                 if let Some(before) = before {
@@ -209,9 +211,9 @@ impl Round<'_> {
                 listing.insert(name, entry.etag);
             }
             if !page.more {
-                break;
+                break began;
             }
-        }
+        };
         // Where nothing is known of what stood before, all is listed again.
         if let Some(before) = before {
             let names = before.keys().chain(shown).filter(|name| !listing.contains_key(*name));

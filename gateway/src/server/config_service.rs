@@ -21,7 +21,7 @@ use crate::cache::{Consistency, Freshness, Read, Source};
 use crate::config::{
     Config, ConfigError, Configs, HistoryRequest, ListRequest, PAGE_BYTES, Scope, Step, Trail, WriteOptions,
 };
-use crate::identity::VerifiedTenant;
+use crate::identity::{IdentityError, VerifiedTenant, Writer};
 use crate::key::KeyPrefix;
 use crate::placement::Origin;
 use crate::quota::Quotas;
@@ -71,8 +71,7 @@ impl ConfigServiceImpl {
     ) -> Result<Response<v1::PutConfigResponse>, Status> {
         let (tenant, request) = open(request)?;
         let scope = scope(request.scope)?;
-        check_may_share(&tenant, scope)?;
-        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
+        let writer = writer(tenant, scope)?;
         let entry = NewEntry {
             value: request.value,
             content_type: content_type(request.content_type)?,
@@ -102,8 +101,7 @@ impl ConfigServiceImpl {
     ) -> Result<Response<v1::DeleteConfigResponse>, Status> {
         let (tenant, request) = open(request)?;
         let scope = scope(request.scope)?;
-        check_may_share(&tenant, scope)?;
-        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
+        let writer = writer(tenant, scope)?;
         let options = WriteOptions {
             precondition: precondition(request.precondition)?,
             request_id: request_id(&request.request_id)?,
@@ -130,8 +128,7 @@ impl ConfigServiceImpl {
     ) -> Result<Response<v1::RollbackConfigResponse>, Status> {
         let (tenant, request) = open(request)?;
         let scope = scope(request.scope)?;
-        check_may_share(&tenant, scope)?;
-        let writer = tenant.writer().map_err(|error| status::identity(&error))?;
+        let writer = writer(tenant, scope)?;
         if request.version == 0 {
             return Err(invalid(
                 "version",
@@ -390,12 +387,11 @@ fn consistency(consistency: i32) -> Result<Consistency, Status> {
 }
 
 /// Who writes what all tenants read needs a permission of its own.
-fn check_may_share(tenant: &VerifiedTenant, scope: Scope) -> Result<(), Status> {
+fn writer(tenant: VerifiedTenant, scope: Scope) -> Result<Writer, Status> {
     if scope == Scope::Shared && !tenant.caller().may(Permission::Share) {
-        let error = crate::identity::IdentityError::PermissionMissing(Permission::Share);
-        return Err(status::identity(&error));
+        return Err(status::identity(&IdentityError::PermissionMissing(Permission::Share)));
     }
-    Ok(())
+    tenant.writer().map_err(|error| status::identity(&error))
 }
 
 fn scope(scope: i32) -> Result<Scope, Status> {

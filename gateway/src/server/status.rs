@@ -236,7 +236,9 @@ fn backend(error: &BackendError) -> Status {
         BackendError::TooManyNames(limit) => status(
             Code::ResourceExhausted,
             "LIST_TOO_LARGE",
-            format!("a backend holds more than {limit} keys that begin so, and lists no more: ask for a longer prefix"),
+            format!(
+                "a backend holds more than {limit} keys up to the last `/` of this prefix, and looks through no more: ask for one with a further `/`"
+            ),
         ),
         BackendError::Full => {
             tracing::error!(%error, "a backend is full");

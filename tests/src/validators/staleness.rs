@@ -1,5 +1,5 @@
-//! Bounded staleness: no answer is older than its policy says, one past its `ttl` says so, and none is older than it says itself: what was
-//! acknowledged before its store was asked is in it, whichever replica that was.
+//! Bounded staleness: no answer was older than its policy says when it was asked for, one past its `ttl` says so, and none is older than it
+//! says itself: what was acknowledged before its store was asked is in it, whichever replica that was.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Verdict;
 use super::ledger::{Ledger, Place, State};
 
-/// From looking into the cache to telling the age, on a machine that is busy with everything else.
+/// Of what came a moment after it was asked for, on a machine that is busy with everything else.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// Compares ages with the policy, and answers with what all replicas acknowledged.
@@ -29,6 +29,8 @@ pub struct Staleness {
 pub struct Answer {
     /// When it was sent.
     pub sent: Instant,
+    /// How long its answer took, which grew older meanwhile: it may have waited for another key's store.
+    pub waited: Duration,
     /// Whether the store had to be asked for it.
     pub is_latest: bool,
     /// None: no such key.
@@ -54,10 +56,11 @@ impl Staleness {
         if let Some((_, freshness)) = &answer.found {
             age = freshness.age.and_then(|age| age.try_into().ok()).unwrap_or_default();
             let says_so = freshness.source() == Source::Stale;
-            let breach = if age > self.ttl + self.stale + SLACK {
-                Some(format!("{place}: {age:.1?} old, whether it says so or not"))
-            } else if age > self.ttl + SLACK && !says_so {
-                Some(format!("{place}: {age:.1?} old, and it does not say that it is stale"))
+            let was = age.saturating_sub(answer.waited);
+            let breach = if was > self.ttl + self.stale + SLACK {
+                Some(format!("{place}: {was:.1?} old, whether it says so or not"))
+            } else if was > self.ttl + SLACK && !says_so {
+                Some(format!("{place}: {was:.1?} old, and it does not say that it is stale"))
             } else {
                 None
             };
@@ -95,6 +98,7 @@ mod tests {
         };
         Answer {
             sent,
+            waited: Duration::ZERO,
             is_latest: false,
             found: Some((state(version), freshness)),
         }
@@ -115,6 +119,12 @@ mod tests {
             staleness.saw(&ledger, &place(), &answer(now, 1, source, age));
         }
         assert_eq!((staleness.verdict.judged, staleness.verdict.broken), (4, 2));
+        let waited = Answer {
+            waited: Duration::from_secs(2),
+            ..answer(now, 1, Source::Cache, 7)
+        };
+        staleness.saw(&ledger, &place(), &waited);
+        assert_eq!(staleness.verdict.broken, 2, "it was 5 s old when it was asked for");
     }
 
     #[test]
@@ -135,6 +145,7 @@ mod tests {
         assert_eq!(staleness.verdict.broken, 2);
         let missing = |sent| Answer {
             sent,
+            waited: Duration::ZERO,
             is_latest: false,
             found: None,
         };

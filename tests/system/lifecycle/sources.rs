@@ -153,9 +153,11 @@ async fn settings_are_read_again_and_a_bad_file_changes_nothing() {
     // What needs a restart is said; what is new serves, and what is gone does not.
     let more = world.settings(&former)
         + "\n[strategies.more]\nsource = \"builtin:tag-prefix\"\ntags = [\"tenant_config_\"]\nbackends = [\"a\"]\n\
-           [strategies.more.settings]\ntenant_config_ = { backend = \"a\" }\n\n[limits]\nin_flight = 1";
+           [strategies.more.settings]\ntenant_config_ = { backend = \"a\" }\n\n\
+           [limits]\nin_flight = 1\n\n[telemetry]\nlog = \"debug\"\ntrace_share = 0.5";
     fs::write(&file, &more).unwrap();
-    part_is(&mut admin, "settings", true, "restart takes up what changed in limits").await;
+    let waits = "restart takes up what changed in limits, telemetry";
+    part_is(&mut admin, "settings", true, waits).await;
     client.put("tenant_config_x", "1").await.unwrap();
     let without = more.split("[strategies.more]").next().unwrap();
     fs::write(&file, without).unwrap();

@@ -6,6 +6,8 @@
 )]
 
 use std::collections::VecDeque;
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,8 +16,10 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::routing::{get, post};
-use tagway_tests::gateway::Gateway;
-use tagway_tests::issuer::claims;
+use tagway_tests::authority::Authority;
+use tagway_tests::gateway::{Gateway, settings};
+use tagway_tests::issuer::{Key, claims, key_set};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -63,6 +67,11 @@ impl Drop for Function {
 
 impl Function {
     async fn start(replicas: &str, token: &str) -> Self {
+        Self::start_with(replicas, token, &[]).await
+    }
+
+    /// The same, with these variables too.
+    async fn start_with(replicas: &str, token: &str, variables: &[(&str, PathBuf)]) -> Self {
         let (sender, answers) = mpsc::unbounded_channel();
         let runtime = Runtime {
             events: Arc::default(),
@@ -84,6 +93,7 @@ impl Function {
             .env("AWS_LAMBDA_LOG_GROUP_NAME", "logs")
             .env("TAGWAY_REPLICAS", replicas)
             .env("TAGWAY_TOKEN", token)
+            .envs(variables.iter().cloned())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -154,6 +164,46 @@ async fn every_replica_is_told_and_who_is_not_is_named() {
     // It goes on, and so does the next event.
     let (how, _) = some.invoke(changed("tenant_config_/b")).await;
     assert_eq!(how, "error");
+}
+
+/// As the manifests have it: operators are spoken to by TLS, and have a certificate of their own.
+#[tokio::test]
+async fn replicas_that_speak_tls_are_told() {
+    let authority = Authority::new();
+    let key = Key::ed("first");
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    fs::write(file("keys.json"), key_set(&[&key]).to_string()).unwrap();
+    fs::write(file("authority.pem"), authority.pem()).unwrap();
+    authority.sign().write(folder.path(), "server");
+    authority.sign().write(folder.path(), "function");
+    let variables = [
+        ("TAGWAY_TLS_CA", file("authority.pem")),
+        ("TAGWAY_TLS_CERT", file("function.pem")),
+        ("TAGWAY_TLS_KEY", file("function.key")),
+    ];
+    let tls = "[server]\nadmin_listen = \"127.0.0.1:0\"\n\
+               tls = { cert = \"server.pem\", key = \"server.key\", client_ca = \"authority.pem\" }";
+    let settings = settings("file:keys.json", "").replace("[server]", tls);
+    let gateway = Gateway::start_in(folder.into(), key.into(), &settings);
+    let mut admin = claims("acme");
+    admin["scope"] = "admin".into();
+    let token = gateway.key.token(&admin);
+    let replica = format!("https://{}", gateway.admin);
+    let mut known = Function::start_with(&replica, &token, &variables).await;
+    let (how, answer) = known.invoke(changed("tenant_config_/a")).await;
+    assert_eq!((how.as_str(), &answer["replicas"]), ("response", &1.into()), "{answer}");
+    for (replica, variables, said) in [
+        (replica.as_str(), &variables[1..], "certificate"),
+        (replica.as_str(), &variables[..1], ""),
+        (gateway.admin.as_str(), &variables[..], ""),
+    ] {
+        let mut refused = Function::start_with(replica, &token, variables).await;
+        let (how, answer) = refused.invoke(changed("tenant_config_/a")).await;
+        assert_eq!(how, "error");
+        let message = answer["errorMessage"].as_str().unwrap();
+        assert!(message.contains(&gateway.admin) && message.contains(said), "{message}");
+    }
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn page(name: &PhysicalName, entries: usize) -> PageRequest<'_> {
         range: name.range(),
         prefix: "",
         after: "",
+        since: None,
         entries,
         bytes: 1 << 20,
         keys_only: false,

@@ -1,5 +1,6 @@
 //! Lists. Parameter Store gives ten parameters a call, in no order: so a list is gathered whole, within a bound, and its
-//! pages are cut from that. It is kept for those who go on to the next page, and not for who begins a new list.
+//! pages are cut from that. It is kept for those who go on to the next page, and not for who begins a new list; and nobody
+//! goes on with what is older than the beginning of its list, which another gateway may have seen.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,18 +36,21 @@ pub(super) struct Lists {
     most: usize,
     /// By path.
     kept: Cache<String, Arc<Gathered>, Bytes>,
-    /// By who asks, with whose credentials, how urgently, and path.
-    under_way: Mutex<HashMap<Who, Shared<Gathering>>>,
+    under_way: Mutex<UnderWay>,
     /// Writes by this gateway, begun and done.
     writes: AtomicU64,
 }
 
+/// When each began, by who asks, with whose credentials, how urgently, and path.
+type UnderWay = HashMap<Who, (Instant, Shared<Gathering>)>;
 type Who = (TenantId, Urgency, String);
 type Gathering = BoxFuture<'static, Result<Arc<Gathered>, BackendError>>;
 
 /// All that stood under a path.
 struct Gathered {
+    /// When that began, and when it was done.
     at: Instant,
+    done: Instant,
     entries: BTreeMap<Name, Entry>,
 }
 
@@ -90,10 +94,10 @@ impl Lists {
         if path::levels(&under) >= path::LEVELS {
             return Ok(Page::new(Instant::now()));
         }
-        let kept = self.kept.get(&under).filter(|kept| kept.at.elapsed() < KEPT);
+        let kept = request.since.and_then(|since| self.kept(&under, since));
         let gathered = match kept {
-            Some(kept) if !request.after.is_empty() => kept,
-            _ => self.gathering(tenant, folder, &under, request).await?,
+            Some(kept) => kept,
+            None => self.gathering(tenant, folder, &under, request).await?,
         };
         Ok(gathered.page(request))
     }
@@ -106,8 +110,13 @@ impl Lists {
         change
     }
 
+    fn kept(&self, under: &str, since: Instant) -> Option<Arc<Gathered>> {
+        let kept = self.kept.get(under)?;
+        (kept.at >= since && kept.done.elapsed() < KEPT).then_some(kept)
+    }
+
     /// Gathers, once for all who ask meanwhile, and to the end whoever leaves: what takes longer than a caller waits is there
-    /// for who comes again.
+    /// for who comes again. Its age says so.
     fn gathering(
         self: &Arc<Self>,
         tenant: &VerifiedTenant,
@@ -117,14 +126,18 @@ impl Lists {
     ) -> Shared<Gathering> {
         let who = (tenant.id().clone(), request.urgency, under.to_owned());
         let mut under_way = self.under_way();
-        if let Some(gathering) = under_way.get(&who) {
+        if let Some((at, gathering)) = under_way.get(&who)
+            && request.since.is_none_or(|since| *at >= since)
+        {
             return gathering.clone();
         }
+        let at = Instant::now();
         let gather = Arc::clone(self).gather(
             tenant.clone(),
             request.range.space().clone(),
             folder.to_owned(),
             who.clone(),
+            at,
         );
         let gather = tokio::spawn(gather);
         let gathering = async move {
@@ -132,7 +145,7 @@ impl Lists {
             gathered.unwrap_or_else(|_| Err(BackendError::Damaged("a list ended without an answer".to_owned())))
         };
         let gathering = gathering.boxed().shared();
-        under_way.insert(who, gathering.clone());
+        under_way.insert(who, (at, gathering.clone()));
         gathering
     }
 
@@ -142,9 +155,13 @@ impl Lists {
         space: Space,
         folder: String,
         who: Who,
+        at: Instant,
     ) -> Result<Arc<Gathered>, BackendError> {
-        let gathered = self.gather_all(&tenant, &space, &folder, &who).await;
-        self.under_way().remove(&who);
+        let gathered = self.gather_all(&tenant, &space, &folder, &who, at).await;
+        let mut under_way = self.under_way();
+        if under_way.get(&who).is_some_and(|(of, _)| *of == at) {
+            under_way.remove(&who);
+        }
         gathered
     }
 
@@ -154,13 +171,11 @@ impl Lists {
         space: &Space,
         folder: &str,
         (_, urgency, under): &Who,
+        at: Instant,
     ) -> Result<Arc<Gathered>, BackendError> {
         let writes = self.writes.load(Ordering::SeqCst);
         let client = self.calls.aws().client(tenant, space, Access::Read).await;
-        let mut gathered = Gathered {
-            at: Instant::now(),
-            entries: BTreeMap::new(),
-        };
+        let mut entries = BTreeMap::new();
         let mut names = 0;
         let mut next = None;
         loop {
@@ -180,7 +195,7 @@ impl Lists {
                 let Some(name) = name.and_then(|name| name.parse().ok()) else {
                     continue;
                 };
-                gathered.entries.insert(name, parameter::entry(parameter)?);
+                entries.insert(name, parameter::entry(parameter)?);
             }
             if names > self.most {
                 return Err(BackendError::TooManyNames(self.most));
@@ -190,14 +205,19 @@ impl Lists {
                 break;
             }
         }
-        let gathered = Arc::new(gathered);
-        if writes == self.writes.load(Ordering::SeqCst) {
+        let gathered = Arc::new(Gathered {
+            at,
+            done: Instant::now(),
+            entries,
+        });
+        let is_newest = self.kept.get(under).is_none_or(|kept| kept.at < at);
+        if is_newest && writes == self.writes.load(Ordering::SeqCst) {
             self.kept.insert(under.clone(), Arc::clone(&gathered));
         }
         Ok(gathered)
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashMap<Who, Shared<Gathering>>> {
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
         // Nothing in here is left half done.
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,17 +5,15 @@ use tagway_servers::{Ministack, boto3};
 
 use super::{At, entry, put};
 use crate::backend::conformance::names;
-use crate::backend::{
-    Backend, BackendError, Conditions, NewEntry, PageRequest, Precondition, Unfit, Urgency, WriteError,
-};
+use crate::backend::{Backend, Conditions, NewEntry, PageRequest, Precondition, Unfit, Urgency, WriteError};
 use crate::identity::VerifiedTenant;
 use crate::placement::PhysicalName;
 
-fn acme() -> VerifiedTenant {
+pub(super) fn acme() -> VerifiedTenant {
     VerifiedTenant::for_tests("acme")
 }
 
-fn name(key: &str) -> PhysicalName {
+pub(super) fn name(key: &str) -> PhysicalName {
     let [own, _] = names(&acme(), "ns", key);
     own
 }
@@ -30,11 +28,12 @@ fn script(server: &Ministack, script: &str) -> Value {
     serde_json::from_str(&printed).unwrap()
 }
 
-fn all(range: &PhysicalName) -> PageRequest<'_> {
+pub(super) fn all(range: &PhysicalName) -> PageRequest<'_> {
     PageRequest {
         range: range.range(),
         prefix: "",
         after: "",
+        since: None,
         entries: 1000,
         bytes: 1 << 20,
         keys_only: false,
@@ -237,59 +236,6 @@ async fn a_name_that_is_too_deep_is_not_asked_for() {
         ..all(&deep)
     };
     assert!(store.list(&acme(), within).await.unwrap().entries.is_empty());
-}
-
-#[tokio::test]
-async fn lists_go_on_where_they_were_and_begin_anew() {
-    let server = Ministack::start();
-    let at = At::new(server.endpoint()).await;
-    let (store, elsewhere) = (at.parameters(), at.parameters());
-    let write = async |store: &super::ParameterStore, key: &str| {
-        put(store, &acme(), &name(key), entry(key, "text/plain")).await.unwrap();
-    };
-    for i in 0..60 {
-        write(&store, &format!("t_{i:02}")).await;
-    }
-    let page = async |after: &str, entries: usize| {
-        let x = name("t_x");
-        let request = PageRequest {
-            after,
-            entries,
-            ..all(&x)
-        };
-        let page = store.list(&acme(), request).await.unwrap();
-        page.entries
-            .iter()
-            .map(|(name, _)| name.to_string())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(page("", 2).await, ["00", "01"]);
-    // Somebody else's write is seen by the next list, and not by this one.
-    write(&elsewhere, "t_015").await;
-    assert_eq!(page("01", 2).await, ["02", "03"]);
-    assert_eq!(page("", 3).await, ["00", "01", "015"]);
-    // Our own is seen at once.
-    write(&store, "t_025").await;
-    assert_eq!(page("02", 2).await, ["025", "03"]);
-    for i in 60..99 {
-        write(&store, &format!("t_{i:02}")).await;
-    }
-    let x = name("t_x");
-    let refused = store.list(&acme(), all(&x)).await;
-    assert!(matches!(refused, Err(BackendError::TooManyNames(100))), "{refused:?}");
-    for i in 0..20 {
-        write(&store, &format!("t_deep/er/{i:02}")).await;
-    }
-    let within = PageRequest {
-        prefix: "deep/er/1",
-        ..all(&x)
-    };
-    let found = store.list(&acme(), within).await.unwrap();
-    assert_eq!(
-        (found.entries.len(), found.more),
-        (10, false),
-        "a longer prefix has room"
-    );
 }
 
 #[tokio::test]
