@@ -22,6 +22,7 @@ mod watch;
 mod within_quota;
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,7 +127,8 @@ pub async fn serve_admin(
     transport(server)
         .add_service(administration.service(limits))
         .add_optional_service(reflection(server, limits))
-        .serve_with_incoming_shutdown(door.accept(listener), stop.cancelled_owned())
+        // It drains when nobody comes any more.
+        .serve_with_incoming_shutdown(door.accept(listener, stop), pending())
         .await
 }
 
@@ -286,18 +288,7 @@ pub async fn serve_grpc(
     for name in HEALTH_NAMES {
         health.set_service_status(name, ServingStatus::Serving).await;
     }
-    let draining = {
-        let stop = stop.clone();
-        async move {
-            stop.cancelled().await;
-            // Who asks learns it before the connection is told to go, and who watches learns it and is let go: a stream
-            // without an end would keep its connection, and that the process.
-            for name in HEALTH_NAMES {
-                health.set_service_status(name, ServingStatus::NotServing).await;
-                health.clear_service_status(name).await;
-            }
-        }
-    };
+    let close = CancellationToken::new();
     let transport = transport(server)
         .add_service(service)
         .add_optional_service(admin.map(|administration| administration.service(limits)))
@@ -307,10 +298,22 @@ pub async fn serve_grpc(
             health_service.max_decoding_message_size(ANYBODY_BYTES),
         ))
         .add_optional_service(reflection(server, limits))
-        .serve_with_incoming_shutdown(door.accept(listener), draining);
+        // It drains when nobody comes any more.
+        .serve_with_incoming_shutdown(door.accept(listener, close.clone()), pending());
     tokio::select! {
         ended = transport => ended,
-        // Peers that never say anything do not keep it: what counts is that no request is under way.
-        () = async { stop.cancelled().await; watches.ended().await; in_flight.ended().await } => Ok(()),
+        () = async {
+            stop.cancelled().await;
+            // Who asks learns it before the connection is told to go, and who watches learns it and is let go: a stream
+            // without an end would keep its connection, and that the process.
+            for name in HEALTH_NAMES {
+                health.set_service_status(name, ServingStatus::NotServing).await;
+                health.clear_service_status(name).await;
+            }
+            close.cancel();
+            // Peers that never say anything do not keep it: what counts is that no request is under way.
+            watches.ended().await;
+            in_flight.ended().await;
+        } => Ok(()),
     }
 }

@@ -1,10 +1,13 @@
 //! Connections of peers of whom nothing is known: so many, each of which has to say something soon, and take what it asked for.
 
+use std::future::{Future as _, poll_fn};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
 use prost::Message as _;
 use tagway_proto::v1::watch_configs_response::Kind;
 use tagway_tests::client::why;
@@ -241,6 +244,66 @@ async fn who_needs_no_token_sends_little() {
     assert_eq!(refused.code(), Code::OutOfRange);
 }
 
+/// Asks for a large value, as acme does.
+fn ask(requests: &mut SendRequest<Bytes>, gateway: &Gateway) -> ResponseFuture {
+    let mut message = vec![0; 5];
+    tagway_tests::client::get("tenant_config_large")
+        .encode(&mut message)
+        .unwrap();
+    message[4] = u8::try_from(message.len() - 5).unwrap();
+    let uri = format!("http://{}/tagway.v1.ConfigService/GetConfig", gateway.address);
+    let request = http::Request::post(uri)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header(
+            "authorization",
+            format!("Bearer {}", gateway.key.token(&claims("acme"))),
+        )
+        .body(())
+        .unwrap();
+    let (answer, mut body) = requests.send_request(request, false).unwrap();
+    body.send_data(message.into(), true).unwrap();
+    answer
+}
+
+/// The soak found it: a replica that was told to go as it came reset whoever had connected and was not accepted yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_at_the_door_when_it_closes_is_answered() {
+    let mut gateway = Gateway::start();
+    gateway
+        .client("acme")
+        .await
+        .put("tenant_config_large", "x")
+        .await
+        .unwrap();
+    gateway.signal("STOP");
+    let mut asked = Vec::new();
+    for _ in 0..50 {
+        let socket = tokio::net::TcpStream::connect(&gateway.address).await.unwrap();
+        let (mut requests, connection) = h2::client::handshake(socket).await.unwrap();
+        let answer = ask(&mut requests, &gateway);
+        let mut connection = Box::pin(connection);
+        // There is room for all that it says, so it has said it then.
+        let waits = poll_fn(|context| Poll::Ready(connection.as_mut().poll(context).is_pending()));
+        assert!(waits.await);
+        asked.push((answer, requests, connection));
+    }
+    gateway.signal("TERM");
+    gateway.signal("CONT");
+    for (answer, _requests, connection) in asked {
+        let connection = tokio::spawn(connection);
+        let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+        let mut body = answer.into_body();
+        while let Some(part) = body.data().await {
+            body.flow_control().release_capacity(part.unwrap().len()).unwrap();
+        }
+        let trailers = body.trailers().await.unwrap().expect("how it ended");
+        assert_eq!(trailers["grpc-status"], "0");
+        timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
+    }
+    assert!(gateway.wait().success());
+}
+
 /// A client that asks, and has room for so many bytes of what it is answered. What it returns ends when its connection does.
 async fn never_reads(gateway: &Gateway, window: u32) -> JoinHandle<()> {
     let socket = tokio::net::TcpStream::connect(&gateway.address).await.unwrap();
@@ -250,26 +313,8 @@ async fn never_reads(gateway: &Gateway, window: u32) -> JoinHandle<()> {
         .await
         .unwrap();
     let connection = tokio::spawn(async move { _ = connection.await });
-    let mut message = vec![0; 5];
-    tagway_tests::client::get("tenant_config_large")
-        .encode(&mut message)
-        .unwrap();
-    message[4] = u8::try_from(message.len() - 5).unwrap();
-    let message = Bytes::from(message);
     loop {
-        let uri = format!("http://{}/tagway.v1.ConfigService/GetConfig", gateway.address);
-        let request = http::Request::post(uri)
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .header(
-                "authorization",
-                format!("Bearer {}", gateway.key.token(&claims("acme"))),
-            )
-            .body(())
-            .unwrap();
-        let (answer, mut body) = requests.send_request(request, false).unwrap();
-        body.send_data(message.clone(), true).unwrap();
-        let answer = answer.await.unwrap();
+        let answer = ask(&mut requests, gateway).await.unwrap();
         // Refused: the one before is still under way.
         if answer.headers().get("grpc-status").is_some() {
             continue;

@@ -16,8 +16,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Connection, Socket};
@@ -27,6 +29,10 @@ use crate::tls::Certificates;
 
 /// Between two connections that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Who is still let in when the door closes: as many as wait in the system at most, so that new ones do not keep it open.
+const WAITING: usize = 4096;
+/// For handshakes that are under way when the door closes.
+const LAST_GREETINGS: Duration = Duration::from_secs(1);
 /// Connections that were let in and wait to be served.
 const LET_IN: usize = 64;
 /// An answer that was not taken for so many times what a request may take, or up to twice that, ends its connection: who takes
@@ -144,10 +150,15 @@ impl Door {
         }
     }
 
-    /// Who comes to `listener` and is let in. A handshake keeps nobody waiting but its own peer. Dropped, it listens no more.
-    pub(super) fn accept(self, listener: TcpListener) -> BoxStream<'static, Result<Connection, Infallible>> {
+    /// Who comes to `listener` and is let in, until `close`, and then who was there by then. A handshake keeps nobody waiting but its own
+    /// peer. Dropped, it listens no more.
+    pub(super) fn accept(
+        self,
+        listener: TcpListener,
+        close: CancellationToken,
+    ) -> BoxStream<'static, Result<Connection, Infallible>> {
         let (let_in, connections) = mpsc::channel(LET_IN);
-        let accepting = AbortOnDropHandle::new(tokio::spawn(self.accept_all(listener, let_in)));
+        let accepting = AbortOnDropHandle::new(tokio::spawn(self.accept_all(listener, let_in, close)));
         let connections =
             futures_util::stream::unfold((connections, accepting), async |(mut connections, accepting)| {
                 let connection = connections.recv().await?;
@@ -156,33 +167,53 @@ impl Door {
         connections.boxed()
     }
 
-    async fn accept_all(self, listener: TcpListener, let_in: mpsc::Sender<Connection>) {
+    async fn accept_all(self, listener: TcpListener, let_in: mpsc::Sender<Connection>, close: CancellationToken) {
+        let mut greetings = JoinSet::new();
         loop {
-            let (socket, address) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Without descriptors `accept` fails at once, and would again: a moment's rest, so that it does not spin.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Some(place) = self.place() else {
-                continue;
-            };
-            let peer = Peer::new(address, &self.places);
-            self.strangers.add(&peer, self.most);
-            let (door, let_in) = (self.clone(), let_in.clone());
-            // Apart, so that many do theirs on all processors. Each has a place, or has had another give up its own.
-            tokio::spawn(async move {
-                if let Some(place) = place.await
-                    && let Some(connection) = door.greet(socket, peer, place).await
-                {
-                    // Nobody takes it any more who serves no more.
-                    _ = let_in.send(connection).await;
-                }
-            });
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((socket, address)) => self.admit(socket, address, &let_in, &mut greetings),
+                    Err(error) => {
+                        // Without descriptors `accept` fails at once, and would again: a moment's rest, so that it does not spin.
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = greetings.join_next() => {}
+                () = close.cancelled() => break,
+            }
         }
+        // Whose connection stands already has sent a request, or is about to: to close the door on it would reset it. It is let in, and told
+        // to go as all others are.
+        for (socket, address) in waiting(listener) {
+            self.admit(socket, address, &let_in, &mut greetings);
+        }
+        drop(let_in);
+        _ = timeout(LAST_GREETINGS, greetings.join_all()).await;
+    }
+
+    fn admit(
+        &self,
+        socket: TcpStream,
+        address: SocketAddr,
+        let_in: &mpsc::Sender<Connection>,
+        greetings: &mut JoinSet<()>,
+    ) {
+        let Some(place) = self.place() else {
+            return;
+        };
+        let peer = Peer::new(address, &self.places);
+        self.strangers.add(&peer, self.most);
+        let (door, let_in) = (self.clone(), let_in.clone());
+        // Apart, so that many do theirs on all processors. Each has a place, or has had another give up its own.
+        greetings.spawn(async move {
+            if let Some(place) = place.await
+                && let Some(connection) = door.greet(socket, peer, place).await
+            {
+                // Nobody takes it any more who serves no more.
+                _ = let_in.send(connection).await;
+            }
+        });
     }
 
     /// A place for one more; where all are taken, that of the stranger who was there for longest. Without any it is closed at once, so that its
@@ -267,6 +298,21 @@ impl Door {
     }
 }
 
+/// Who has connected to `listener` and was not accepted yet. It listens no more.
+fn waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    // Where it cannot be had from the runtime there is nobody whom it could give.
+    let Ok(listener) = listener.into_std() else {
+        return Vec::new();
+    };
+    let next = || {
+        let (socket, address) = listener.accept().ok()?;
+        socket.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(socket).ok()?, address))
+    };
+    // They are no more than the system keeps, however many come meanwhile.
+    std::iter::from_fn(next).take(WAITING).collect()
+}
+
 /// One that is counted.
 pub(super) struct Open(Gauge);
 
@@ -286,7 +332,8 @@ impl Probes {
     pub(super) fn new(door: Door, listener: TcpListener) -> io::Result<Self> {
         Ok(Self {
             address: listener.local_addr()?,
-            connections: door.accept(listener),
+            // Who probes comes again.
+            connections: door.accept(listener, CancellationToken::new()),
         })
     }
 }
