@@ -1,11 +1,17 @@
 //! A folder of the gateway's own: what lies in it is for nobody else, and a file in it is whole or as it was before.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, DirEntry, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::NamedTempFile;
+
+/// How the name of a file begins that is not whole yet.
+const UNFINISHED: &str = ".unfinished-";
+/// Nobody writes any more what nobody wrote for so long.
+const ABANDONED: Duration = Duration::from_mins(1);
 
 /// One that is there.
 #[derive(Debug, Clone)]
@@ -33,14 +39,30 @@ pub enum FolderError {
 }
 
 impl PrivateFolder {
-    /// Makes the folder, or sees that it is nobody else's.
+    /// Makes the folder, or sees that it is nobody else's. What a process left in it that ended before its file was whole is removed.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let mode = fs::metadata(path)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(FolderError::Open(mode));
         }
-        Ok(Self(path.to_owned()))
+        let folder = Self(path.to_owned());
+        folder.sweep()?;
+        Ok(folder)
+    }
+
+    /// A file that is being written is young: another process may be at it.
+    fn sweep(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.0)? {
+            let entry = entry?;
+            let is_unfinished = entry.file_name().to_string_lossy().starts_with(UNFINISHED);
+            let age = |entry: &DirEntry| entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+            if is_unfinished && age(&entry).is_some_and(|age| age > ABANDONED) {
+                // Another process may just have removed it. What stays takes room and no more.
+                _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
     }
 
     /// Where it is.
@@ -52,7 +74,7 @@ impl PrivateFolder {
     /// The file of that name, to be written and then [kept](Self::keep).
     pub fn begin(&self) -> io::Result<NamedTempFile> {
         // Made for its owner alone.
-        NamedTempFile::new_in(&self.0)
+        tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.0)
     }
 
     /// What was written becomes the file of that name, whole, also if power is lost.
@@ -76,5 +98,31 @@ impl PrivateFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+    use super::*;
+
+    #[test]
+    fn what_a_process_left_unfinished_is_removed_and_what_is_being_written_stays() {
+        let parent = tempfile::TempDir::new().unwrap();
+        let path = parent.path().join("own");
+        let folder = PrivateFolder::open(&path).unwrap();
+        folder.write("whole", b"x").unwrap();
+        let (_, left) = folder.begin().unwrap().keep().unwrap();
+        let young = folder.begin().unwrap();
+        for old in [&left, &path.join("whole")] {
+            let file = File::options().write(true).open(old).unwrap();
+            let modified = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(modified - 2 * ABANDONED).unwrap();
+        }
+        PrivateFolder::open(&path).unwrap();
+        assert!(!left.exists());
+        assert!(young.path().exists());
+        assert_eq!(folder.read("whole").unwrap().as_deref(), Some(&b"x"[..]));
     }
 }

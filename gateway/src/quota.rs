@@ -20,13 +20,13 @@ use crate::settings::QuotaSettings;
 /// Tenants of which it is known what they ask for. Those who ask for least are forgotten first, and begin anew.
 const TENANTS: usize = 100_000;
 
-/// Of all requests that are under way. A tenant that has none may send one whatever the others hold.
-const SENT_BYTES: u64 = 256 << 20;
+/// Of all requests and answers that are under way. A tenant that has none may have one whatever the others hold.
+const UNDER_WAY_BYTES: u64 = 256 << 20;
 
 /// The quotas of one replica.
 pub struct Quotas {
     settings: ArcSwap<QuotaSettings>,
-    sent: Arc<AtomicU64>,
+    bytes: Arc<AtomicU64>,
     shares: Cache<TenantId, Arc<Share>, UnitWeighter, DefaultHashBuilder, WhileUsed>,
 }
 
@@ -38,8 +38,8 @@ pub struct Share {
     watched: AtomicU64,
     under_way: AtomicU64,
     connections: AtomicU64,
-    sent: AtomicU64,
-    sent_by_all: Arc<AtomicU64>,
+    bytes: AtomicU64,
+    bytes_of_all: Arc<AtomicU64>,
     most: ArcSwap<QuotaSettings>,
     /// Refusals that are written down.
     notes: DefaultDirectRateLimiter,
@@ -48,7 +48,13 @@ pub struct Share {
 /// One of its requests, until this is dropped.
 pub struct UnderWay {
     share: Arc<Share>,
-    sent: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Bytes on their way to it, until this is dropped.
+pub struct Weight {
+    share: Arc<Share>,
+    bytes: u64,
 }
 
 /// One of its connections, until this is dropped.
@@ -78,9 +84,9 @@ pub enum Exceeded {
     /// Requests that are under way.
     #[error("it has {0} requests under way, as many as there are places left for others")]
     AtOnce(u64),
-    /// Bytes of requests that are under way.
-    #[error("its requests under way hold {0} bytes, as many as there is room left for others")]
-    Sent(u64),
+    /// Bytes of requests and answers that are under way.
+    #[error("its requests and answers under way hold {0} bytes, as many as there is room left for others")]
+    Bytes(u64),
     /// Streams.
     #[error("more than {0} streams")]
     Streams(u32),
@@ -97,7 +103,7 @@ impl Quotas {
         let hasher = DefaultHashBuilder::default();
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings.clone()),
-            sent: Arc::default(),
+            bytes: Arc::default(),
             shares: Cache::with(TENANTS, TENANTS as u64, UnitWeighter, hasher, lifecycle),
         })
     }
@@ -128,8 +134,8 @@ impl Quotas {
                 watched: AtomicU64::new(0),
                 under_way: AtomicU64::new(0),
                 connections: AtomicU64::new(0),
-                sent: AtomicU64::new(0),
-                sent_by_all: Arc::clone(&self.sent),
+                bytes: AtomicU64::new(0),
+                bytes_of_all: Arc::clone(&self.bytes),
                 most: ArcSwap::new(settings),
                 notes: RateLimiter::direct(Quota::per_second(NOTED)),
             }))
@@ -151,19 +157,21 @@ impl Share {
     pub fn request(self: &Arc<Self>, left: u64) -> Result<UnderWay, Exceeded> {
         let request = UnderWay {
             share: Arc::clone(self),
-            sent: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         };
         let before = self.under_way.fetch_add(1, Ordering::Relaxed);
         if before >= left.max(1) {
             return Err(Exceeded::AtOnce(before));
         }
-        match self.requests.load().check() {
-            Ok(()) => Ok(request),
-            Err(not_yet) => Err(Exceeded::Requests {
-                most: self.most.load().requests_per_second.get(),
-                retry: not_yet.wait_time_from(DefaultClock::default().now()),
-            }),
-        }
+        self.message().map(|()| request)
+    }
+
+    /// One more that comes on a stream and takes as much as a request.
+    pub fn message(&self) -> Result<(), Exceeded> {
+        self.requests.load().check().map_err(|not_yet| Exceeded::Requests {
+            most: self.most.load().requests_per_second.get(),
+            retry: not_yet.wait_time_from(DefaultClock::default().now()),
+        })
     }
 
     /// One more connection of its own, while there are so many places left for all; as many as are left. More are a stranger's.
@@ -172,6 +180,35 @@ impl Share {
         let connection = Connected(Arc::clone(self));
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         (before < left.max(1)).then_some(connection)
+    }
+
+    /// So many bytes of a stream go out, and are kept until they have been taken.
+    #[must_use]
+    pub fn weigh(self: &Arc<Self>, bytes: u64) -> Weight {
+        self.keep(bytes);
+        Weight {
+            share: Arc::clone(self),
+            bytes,
+        }
+    }
+
+    /// Whether more of a stream may go out: not while it has as many bytes under way as there is room left for others.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let own = self.bytes.load(Ordering::Relaxed);
+        own == 0 || own < UNDER_WAY_BYTES.saturating_sub(self.bytes_of_all.load(Ordering::Relaxed))
+    }
+
+    /// Counts them, also where they are too many: who holds them lets them go. Returns what it had before, and what all have now.
+    fn keep(&self, bytes: u64) -> (u64, u64) {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let all = self.bytes_of_all.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (before, all)
+    }
+
+    fn let_go(&self, bytes: u64) {
+        self.bytes_of_all.fetch_sub(bytes, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Whether one more refusal is worth a line of the audit: not of a flood of them.
@@ -202,13 +239,14 @@ impl Share {
 }
 
 impl UnderWay {
-    /// So many bytes of it came. They are kept until it has been answered, so they are bounded as requests are.
-    pub fn sends(&self, bytes: u64) -> Result<(), Exceeded> {
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
-        let before = self.share.sent.fetch_add(bytes, Ordering::Relaxed);
-        let all = self.share.sent_by_all.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if before > 0 && before + bytes > SENT_BYTES.saturating_sub(all) {
-            return Err(Exceeded::Sent(before));
+    /// So many bytes of it came, or its answer has so many. They are kept until that has been taken, so they are bounded as requests are.
+    pub fn holds(&self, bytes: u64) -> Result<(), Exceeded> {
+        let own = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let (others, all) = self.share.keep(bytes);
+        // What else it has under way, and as much again as all have.
+        let others = others - own;
+        if others > 0 && others + own + bytes > UNDER_WAY_BYTES.saturating_sub(all) {
+            return Err(Exceeded::Bytes(others + own));
         }
         Ok(())
     }
@@ -222,10 +260,14 @@ impl Drop for Connected {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let sent = self.sent.load(Ordering::Relaxed);
-        self.share.sent_by_all.fetch_sub(sent, Ordering::Relaxed);
-        self.share.sent.fetch_sub(sent, Ordering::Relaxed);
+        self.share.let_go(self.bytes.load(Ordering::Relaxed));
         self.share.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.share.let_go(self.bytes);
     }
 }
 
@@ -336,7 +378,7 @@ mod tests {
         let mut held = Vec::new();
         loop {
             let request = acme.request(100).unwrap();
-            let sent = request.sends(large);
+            let sent = request.holds(large);
             held.push(request);
             if sent.is_err() {
                 break;
@@ -344,12 +386,12 @@ mod tests {
         }
         assert_eq!(held.len(), 33, "half of it, and the one that was refused");
         let other = globex.request(100).unwrap();
-        assert_eq!(other.sends(large), Ok(()));
+        assert_eq!(other.holds(large), Ok(()));
         drop(held);
         let again = acme.request(100).unwrap();
-        assert_eq!(again.sends(large), Ok(()));
+        assert_eq!(again.holds(large), Ok(()));
         drop((again, other));
-        assert_eq!(quotas.sent.load(Ordering::Relaxed), 0);
+        assert_eq!(quotas.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tagway_servers::{Microburst, Ministack};
+use tagway_servers::{Microburst, Ministack, boto3};
 use tagway_tests::admin::{self, Admin};
 use tagway_tests::client::Door;
 use tagway_tests::gateway::{Gateway, binary, settings_over_aws, with_queue};
@@ -36,7 +36,7 @@ pub(super) struct Fleet {
     replicas: Vec<Replica>,
     /// In front of everything at AWS.
     pub(super) faults: Arc<Microburst>,
-    _aws: Ministack,
+    aws: Ministack,
     key: Arc<Key>,
     settings: String,
     /// The component of [`STRATEGY`].
@@ -107,7 +107,7 @@ impl Fleet {
         Self {
             replicas: replicas.collect(),
             faults,
-            _aws: aws,
+            aws,
             key,
             settings,
             component,
@@ -156,6 +156,28 @@ impl Fleet {
     pub(super) async fn heal(&self) {
         let faults = Arc::clone(&self.faults);
         spawn_blocking(move || faults.clear()).await.expect("the proxy answers");
+    }
+
+    /// Removes items whose time is over. DynamoDB does that by itself and its stand-in does not, which looks through all versions of a tenant
+    /// for each list: within an hour it would take seconds for one.
+    pub(super) async fn expire(&self) {
+        let endpoint = self.aws.endpoint().to_owned();
+        let script = "
+import boto3, time
+table = boto3.resource('dynamodb', 'eu-west-1').Table('tagway')
+over = boto3.dynamodb.conditions.Attr('expires_at').lt(int(time.time()))
+page = {'ProjectionExpression': 'pk, sk', 'FilterExpression': over}
+with table.batch_writer() as writer:
+    while True:
+        found = table.scan(**page)
+        for item in found['Items']:
+            writer.delete_item(Key=item)
+        if 'LastEvaluatedKey' not in found:
+            break
+        page['ExclusiveStartKey'] = found['LastEvaluatedKey']
+";
+        let expired = spawn_blocking(move || boto3(script, &endpoint));
+        drop(expired.await.expect("it answers"));
     }
 
     /// The process that is a replica, for who ends it or must not have it ended.
@@ -219,6 +241,7 @@ backends = [\"local\"]
     let settings = settings_over_aws("file:keys.json", aws, &with_queue(aws, "sweep = \"5s\""));
     // An emulator on a machine that is busy with everything else is slow, and not away.
     let patient = |table: String, kind: &str| table.replace(kind, &format!("{kind}\ntimeout = \"5s\""));
+    let settings = settings.replace("table = \"tagway\"", "table = \"tagway\"\nhistory_ttl = \"1m\"");
     let settings = ["kind = \"dynamodb\"", "kind = \"ssm\""]
         .into_iter()
         .fold(settings, patient);

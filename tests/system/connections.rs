@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use prost::Message as _;
 use tagway_proto::v1::watch_configs_response::Kind;
-use tagway_tests::client::why;
+use tagway_tests::client::{Client, why};
 use tagway_tests::gateway::Gateway;
 use tagway_tests::issuer::claims;
 use tagway_tests::watcher::{Watcher, to_keys};
@@ -324,6 +324,103 @@ async fn never_reads(gateway: &Gateway, window: u32) -> JoinHandle<()> {
             connection.await.unwrap();
         });
     }
+}
+
+/// A window of a byte has the gateway make its answer, and keep it. Whatever a tenant leaves untaken, there is room for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_taken_is_bounded_in_bytes() {
+    let gateway = Gateway::start();
+    let client = gateway.client("acme").await;
+    client.put("tenant_config_large", &"x".repeat(1 << 20)).await.unwrap();
+    let socket = tokio::net::TcpStream::connect(&gateway.address).await.unwrap();
+    let (mut requests, connection) = h2::client::Builder::new()
+        .initial_window_size(1)
+        .handshake::<_, Bytes>(socket)
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let mut kept = Vec::new();
+    for _ in 0..190 {
+        requests = requests.ready().await.unwrap();
+        kept.push(ask(&mut requests, &gateway));
+    }
+    let mut refused = 0;
+    let mut answers = Vec::new();
+    for answer in kept {
+        let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+        if let Some(status) = answer.headers().get("grpc-status") {
+            assert_eq!(status, "8");
+            refused += 1;
+        }
+        answers.push(answer);
+    }
+    // A MiB each, and half of what there is.
+    assert!((50..75).contains(&refused), "{refused}");
+    assert_eq!(why(client.get("tenant_config_large").await).0, Code::ResourceExhausted);
+    let other = gateway.client("globex").await;
+    let large = "y".repeat(1 << 20);
+    other.put("tenant_config_large", &large).await.unwrap();
+    assert_eq!(other.get("tenant_config_large").await.unwrap().value, large);
+    drop((answers, requests));
+    connection.abort();
+    let again = async { while client.get("tenant_config_large").await.is_err() {} };
+    timeout(PATIENCE, again).await.expect("who goes gives it back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_takes_nothing_is_cut_as_anybody() {
+    let gateway = Gateway::start_with("[limits]\nrequest_timeout = \"500ms\"");
+    let client = gateway.client("acme").await;
+    let large = "x".repeat(1 << 20);
+    let put = async {
+        // Its first sync may be slow.
+        while client.put("tenant_config_large", &large).await.is_err() {}
+    };
+    timeout(PATIENCE, put).await.unwrap();
+    let narrow = Endpoint::from_shared(format!("http://{}", gateway.address)).unwrap();
+    let narrow = narrow
+        .initial_stream_window_size(1000)
+        .initial_connection_window_size(70_000);
+    let token = gateway.key.token(&claims("acme"));
+    let narrow = Client::over(narrow.connect().await.unwrap(), Some(&token));
+    let watcher = Watcher::open(&narrow).await.unwrap();
+    watcher.subscribe(to_keys("k", &["tenant_config_large"]));
+    let mut reads = Watcher::of(&client, to_keys("k", &["tenant_config_a"])).await;
+    let cut = "tagway_connections_cut_total{listener=\"grpc\",reason=\"answers not taken\"}";
+    timeout(PATIENCE, async {
+        while metric(&gateway, cut) == 0 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap();
+    client.put("tenant_config_a", "1").await.unwrap();
+    timeout(PATIENCE, reads.shows("k", "tenant_config_a", Some("1")))
+        .await
+        .expect("who takes what it is sent is not cut");
+    drop(watcher);
+    client.get("tenant_config_large").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_health_leaves_room_for_who_asks() {
+    let gateway = Gateway::start();
+    let channel = Endpoint::from_shared(format!("http://{}", gateway.address)).unwrap();
+    let mut health = HealthClient::new(channel.connect().await.unwrap());
+    let ask = || HealthCheckRequest::default();
+    let mut watches = Vec::new();
+    for _ in 0..16 {
+        watches.push(health.watch(ask()).await.unwrap().into_inner());
+    }
+    assert_eq!(
+        why(health.watch(ask()).await),
+        (Code::ResourceExhausted, "OVERLOADED".to_owned())
+    );
+    health.check(ask()).await.unwrap();
+    watches.pop();
+    timeout(PATIENCE, async { while health.watch(ask()).await.is_err() {} })
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

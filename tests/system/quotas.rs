@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tagway_proto::v1::watch_configs_response::Kind;
 use tagway_tests::client::{Client, refused, why};
 use tagway_tests::gateway::Gateway;
 use tagway_tests::watcher::{Watcher, to_keys, to_prefix};
@@ -89,7 +90,7 @@ async fn streams_and_watched_keys_are_bounded_for_each_tenant() {
     second.subscribe(to_prefix("all", "tenant_config_"));
     let ended = timeout(PATIENCE, async {
         loop {
-            if let (id, tagway_proto::v1::watch_configs_response::Kind::Ended(ended)) = second.next().await.unwrap() {
+            if let (id, Kind::Ended(ended)) = second.next().await.unwrap() {
                 return (id, ended.failure.unwrap().reason);
             }
         }
@@ -107,6 +108,31 @@ async fn streams_and_watched_keys_are_bounded_for_each_tenant() {
     .await
     .expect("who goes makes room");
     drop(other);
+}
+
+/// What is named is kept, looked for and compared, whether it stands or not; and each subscription is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_what_is_not_there_has_it_counted_too() {
+    let gateway = Gateway::start_within("requests_per_second = 20, watched_keys = 10");
+    let client = gateway.client("acme").await;
+    let mut watcher = Watcher::open(&client).await.unwrap();
+    let names: Vec<String> = (0..8).map(|number| format!("tenant_config_none-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    watcher.subscribe(to_keys("first", &names));
+    watcher.synced("first").await;
+    watcher.subscribe(to_keys("second", &names));
+    let is_ended = |kind: &Kind| matches!(kind, Kind::Ended(ended) if ended.failure.as_ref().is_some_and(|failure| failure.reason == "QUOTA"));
+    watcher.until(|id, kind| id == "second" && is_ended(kind)).await;
+    watcher.unsubscribe("first");
+    watcher
+        .until(|id, kind| id == "first" && matches!(kind, Kind::Ended(_)))
+        .await;
+    for number in 0..60 {
+        watcher.subscribe(to_keys(&format!("s{number}"), &names[..1]));
+        watcher.unsubscribe(&format!("s{number}"));
+    }
+    let is_too_fast = |kind: &Kind| matches!(kind, Kind::Ended(ended) if ended.failure.as_ref().is_some_and(|failure| failure.message.contains("requests a second")));
+    watcher.until(|_, kind| is_too_fast(kind)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,6 +63,8 @@ impl Reload {
             part,
         } = live;
         let mut before = settings.clone();
+        // Where certificates are, and were last where settings name them no more: those are shown until a restart.
+        let mut tls = settings.server.tls.clone();
         let mut watched = self.watch(&before);
         // It may have changed between being read and being watched.
         self.asked.notify_one();
@@ -82,10 +84,13 @@ impl Reload {
                     let waiting = waiting(&settings, &next);
                     tracing::info!(waiting, "settings were read again");
                     part.is_ready(&waiting);
+                    if next.server.tls.is_some() {
+                        tls.clone_from(&next.server.tls);
+                    }
                     before = next;
                 }
             }
-            if let (Some((certificates, part)), Some(tls)) = (&certificates, &before.server.tls) {
+            if let (Some((certificates, part)), Some(tls)) = (&certificates, &tls) {
                 take_up(certificates, tls, part);
             }
             if watched.files != self.files(&before) {

@@ -119,12 +119,10 @@ struct Writer {
 impl Writer {
     fn serve(mut self, mut waiting: mpsc::Receiver<Line>) {
         let mut group = Vec::with_capacity(GROUP);
+        let (mut has_failed, mut has_ended) = (false, false);
         loop {
-            if self.owed.is_empty() {
-                if waiting.blocking_recv_many(&mut group, GROUP) == 0 {
-                    return;
-                }
-            } else {
+            // What was not taken may be in a buffer below, and nothing owed: it is tried again all the same, for until then nothing comes.
+            if has_failed {
                 #[allow(clippy::disallowed_methods, reason = "a thread of its own, not the runtime's")]
                 thread::sleep(RETRY);
                 // Of what had begun before it was known. Nothing begins now.
@@ -132,15 +130,21 @@ impl Writer {
                     match waiting.try_recv() {
                         Ok(line) => group.push(line),
                         Err(TryRecvError::Empty) => break,
-                        Err(TryRecvError::Disconnected) => return,
+                        Err(TryRecvError::Disconnected) => {
+                            has_ended = true;
+                            break;
+                        }
                     }
                 }
+            } else if waiting.blocking_recv_many(&mut group, GROUP) == 0 {
+                return;
             }
             for line in &group {
                 self.owed.extend_from_slice(line.text.as_bytes());
             }
             self.health.begins();
             let result = self.sink.write(&mut self.owed);
+            has_failed = result.is_err();
             self.health.ends(&result);
             let name = if result.is_ok() { "written" } else { "late" };
             self.metrics
@@ -152,20 +156,23 @@ impl Writer {
                     _ = told.send(if result.is_ok() { Ok(()) } else { Err(Unaudited) });
                 }
             }
+            if has_ended {
+                return;
+            }
         }
     }
 }
 
 /// Where lines go.
 pub(super) enum Sink {
-    Stdout(Torn),
+    Stream(Box<dyn io::Write + Send>, Torn),
     File(Appended),
 }
 
 impl Sink {
     pub(super) fn open(to: &AuditTo) -> io::Result<Self> {
         Ok(match to {
-            AuditTo::Stdout => Self::Stdout(Torn::default()),
+            AuditTo::Stdout => Self::Stream(Box::new(io::stdout()), Torn::default()),
             AuditTo::File(path) => Self::File(Appended::open(path)?),
         })
     }
@@ -173,7 +180,7 @@ impl Sink {
     /// Writes these lines, and takes off what is written. What is left begins with a line.
     fn write(&mut self, lines: &mut Vec<u8>) -> io::Result<()> {
         match self {
-            Self::Stdout(torn) => torn.write(&mut io::stdout().lock(), lines),
+            Self::Stream(to, torn) => torn.write(to, lines),
             Self::File(file) => file.write(lines),
         }
     }

@@ -132,6 +132,58 @@ impl io::Write for Full {
     }
 }
 
+/// Keeps what it was given in a buffer, as stdout does, and cannot write that at first.
+struct Buffered {
+    taken: Vec<u8>,
+    failures: usize,
+}
+
+impl io::Write for Buffered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.taken.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.failures.checked_sub(1) {
+            Some(left) => {
+                self.failures = left;
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_in_a_buffer_is_tried_again_without_a_further_line() {
+    let (lines, waiting) = mpsc::channel(1);
+    let parts = Parts::new(Clock::system());
+    let health = Arc::new(Health::new(parts.part("audit", true, "")));
+    let to = Buffered {
+        taken: Vec::new(),
+        failures: 1,
+    };
+    let stream = sink::Sink::Stream(Box::new(to), sink::Torn::default());
+    sink::start(stream, waiting, Arc::clone(&health), sink::AuditMetrics::default()).unwrap();
+    let (written, told) = oneshot::channel();
+    let line = sink::Line {
+        text: "{}\n".to_owned(),
+        written: Some(written),
+    };
+    lines.send(line).await.unwrap();
+    assert_eq!(told.await.unwrap(), Err(Unaudited));
+    let able = async {
+        while !health.is_able(PATIENCE) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), able)
+        .await
+        .expect("it tries again");
+    assert!(parts.all()["audit"].ready);
+}
+
 #[test]
 fn what_was_torn_goes_on_where_it_was_and_nothing_is_written_twice() {
     let lines = b"{first}\n{second}\n{third}\n";

@@ -6,6 +6,7 @@
 //! also where ours fell. All clients share one connection pool and one budget of retries.
 
 pub(crate) mod failure;
+pub(super) mod room;
 #[cfg(test)]
 pub(crate) mod stand_in;
 mod traced;

@@ -295,8 +295,8 @@ async fn lists(store: &dyn Backend) {
                 let mut since = None;
                 loop {
                     let request = PageRequest {
-                        entries,
                         since,
+                        entries,
                         ..page(&range, prefix, &after)
                     };
                     let found = store.list(&acme, request).await.unwrap();

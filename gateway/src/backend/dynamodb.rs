@@ -18,16 +18,15 @@ use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryPartition;
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::aws::failure::Unreadable;
+use super::aws::room::Room;
 use super::aws::{Aws, AwsSettings, NoRegion, Traced};
 use super::{
     Access, Backend, BackendError, Capabilities, Conditions, Deleted, Entry, HistoryPage, NewEntry, Page, PageRequest,
     ReadMany, WriteError, scope_root,
 };
-use tokio::time::Instant;
-
 use crate::clock::Clock;
 use crate::identity::VerifiedTenant;
 use crate::key::Name;
@@ -69,7 +68,7 @@ pub struct DynamoDb {
     aws: Aws<Client>,
     table: Arc<str>,
     history_ttl: Option<Duration>,
-    batches: Semaphore,
+    batches: Room,
     clock: Clock,
 }
 
@@ -96,7 +95,7 @@ impl DynamoDb {
             aws,
             table: table.into(),
             history_ttl,
-            batches: Semaphore::new(BATCHES),
+            batches: Room::new(BATCHES),
             clock,
         }
     }
@@ -181,10 +180,10 @@ impl Backend for DynamoDb {
         names: &[&PhysicalName],
         bytes: usize,
     ) -> Vec<Result<ReadMany, BackendError>> {
-        // It is never closed. Held until what was read is let go.
+        // Held until what was read is let go.
         let mut room = None;
         let read = async {
-            room = Some(self.batches.acquire().await);
+            room = Some(self.batches.enter(tenant.id()).await);
             let mut keys = HashMap::new();
             let mut client = None;
             for name in names {

@@ -13,7 +13,7 @@ use tokio::time::advance;
 
 use super::*;
 use crate::backend::conformance::names;
-use crate::backend::{BackendError, Conditions, NewEntry, PageRequest, Precondition, ReadMany, Urgency};
+use crate::backend::{BackendError, Conditions, NewEntry, PageRequest, Precondition, ReadMany, Urgency, WriteError};
 use crate::identity::VerifiedTenant;
 use crate::key::Etag;
 use crate::placement::PhysicalName;
@@ -100,6 +100,27 @@ impl World {
             .delete(&self.tenant, &self.backend, &self.place, false, Conditions::default());
         deleted.await.unwrap().something()
     }
+}
+
+/// Anybody may have writes refused as often as the quota lets them: none has watchers look for long, or others told.
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_leaves_no_doubt() {
+    let world = World::new();
+    world.write("one").await;
+    world.cache.feed().take().await;
+    let conditions = Conditions {
+        precondition: Precondition::Never,
+        once: None,
+    };
+    let refused = world
+        .cache
+        .write(&world.tenant, &world.backend, &world.place, entry("two"), conditions);
+    assert!(matches!(refused.await, Err(WriteError::PreconditionFailed)));
+    let taken = world.cache.feed().take().await;
+    assert_ne!(taken.places[&world.place].doubt, Doubt::Open);
+    // What its writer did not know of may be known to nobody here.
+    world.store.put(&world.place, "another");
+    assert_eq!(world.read().await.unwrap(), some("another", Source::Backend));
 }
 
 fn text(found: Option<Entry>) -> Option<String> {

@@ -27,7 +27,10 @@ impl Cache {
         let guard = WriteGuard::begin(self, place, backend.capabilities());
         let value = entry.value.clone();
         let began = Instant::now();
-        let written = backend.write(tenant, &place.name, entry, conditions).await?;
+        let written = match backend.write(tenant, &place.name, entry, conditions).await {
+            Ok(written) => written,
+            Err(error) => return Err(guard.failed(error)),
+        };
         // An answer that was remembered tells what stood then.
         if conditions.once.is_none() {
             let stands = Entry {
@@ -53,7 +56,10 @@ impl Cache {
     ) -> Result<Deleted, WriteError> {
         let guard = WriteGuard::begin(self, place, backend.capabilities());
         let seen = self.known.peek(place).and_then(|known| known.newest());
-        let deleted = backend.delete(tenant, &place.name, elsewhere, conditions).await?;
+        let deleted = match backend.delete(tenant, &place.name, elsewhere, conditions).await {
+            Ok(deleted) => deleted,
+            Err(error) => return Err(guard.failed(error)),
+        };
         // An answer that was remembered tells what was deleted then.
         if conditions.once.is_none() {
             guard.end(Left::Nothing { ended: seen });
@@ -78,6 +84,8 @@ enum Left {
     Nothing { ended: Option<Etag> },
     /// What another request of this gateway wrote, which may have been long ago.
     Another,
+    /// Nothing, for something else stood there than its writer knew of.
+    Refused,
     /// Something that somebody else wrote.
     Elsewhere,
     /// Nobody knows.
@@ -119,6 +127,18 @@ impl<'c> WriteGuard<'c> {
         self.finish(left);
     }
 
+    /// It was not done, for that: whoever is refused changes nothing, and has nobody look for long. Whether a store did it that failed, nobody
+    /// knows.
+    fn failed(mut self, error: WriteError) -> WriteError {
+        match &error {
+            WriteError::Backend(_) => {}
+            WriteError::PreconditionFailed | WriteError::RequestReused | WriteError::Unfit(_) => {
+                self.finish(Left::Refused);
+            }
+        }
+        error
+    }
+
     fn finish(&mut self, left: Left) {
         let Some((ticket, under_way)) = self.ticket.take() else {
             return;
@@ -131,6 +151,7 @@ impl<'c> WriteGuard<'c> {
         };
         let mut shard = self.cache.shard(self.place);
         shard.changed = now;
+        let is_told = self.is_told && !matches!(left, Left::Refused);
         let may_keep = shard.at(self.place).is_some_and(|fence| fence.end_write(ticket));
         shard.leave(self.place);
         let before = self.cache.known.peek(self.place);
@@ -150,6 +171,7 @@ impl<'c> WriteGuard<'c> {
                 changed.doubt = late;
                 before.and_then(|before| before.in_doubt())
             }
+            Left::Refused => before.and_then(|before| before.in_doubt()),
             Left::Elsewhere => {
                 changed.doubt = late;
                 before.map(|before| before.past())
@@ -165,7 +187,7 @@ impl<'c> WriteGuard<'c> {
         }
         drop(shard);
         self.cache.feed.end(&under_way, self.place, changed);
-        if let Some(written) = self.cache.written.as_ref().filter(|_| self.is_told) {
+        if let Some(written) = self.cache.written.as_ref().filter(|_| is_told) {
             written.put(self.place, changed);
         }
     }

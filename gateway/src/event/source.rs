@@ -64,7 +64,9 @@ impl Source {
     async fn run_named(&self, url: &str) {
         let mut pauses = backoff(PAUSES);
         loop {
-            self.receive(url).await;
+            if self.receive(url).await {
+                pauses = backoff(PAUSES);
+            }
             sleep(pauses.next().unwrap_or(PAUSES.1)).await;
         }
     }

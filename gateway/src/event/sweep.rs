@@ -46,7 +46,11 @@ struct Round<'s> {
     sweep: &'s Sweep,
     backend: &'s Arc<dyn Backend>,
     differences: u64,
+    answers: u64,
+    /// What may be compared another time.
     failures: u64,
+    /// What cannot be, however often.
+    unreadable: u64,
 }
 
 impl Sweep {
@@ -104,7 +108,9 @@ impl Sweep {
                 sweep: self,
                 backend,
                 differences: 0,
+                answers: 0,
                 failures: 0,
+                unreadable: 0,
             };
             {
                 let mut compare = std::pin::pin!(round.compare(self.hub.watched(id)));
@@ -114,8 +120,9 @@ impl Sweep {
                 }
             }
             self.metrics.sweeps_since(id, began - last);
-            self.metrics.swept(id, round.differences, round.failures);
-            if round.failures == 0 {
+            self.metrics
+                .swept(id, round.differences, round.failures + round.unreadable);
+            if round.has_answered() {
                 let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
                 answered.insert(id.into(), answers);
             }
@@ -171,6 +178,7 @@ impl Round<'_> {
                     continue;
                 }
             };
+            self.answers += 1;
             self.found(&place, etag, before != etag.into(), asked);
             self.sweep.hub.compared_place(&place, etag);
         }
@@ -214,6 +222,7 @@ impl Round<'_> {
                 break began;
             }
         };
+        self.answers += 1;
         // Where nothing is known of what stood before, all is listed again.
         if let Some(before) = before {
             let names = before.keys().chain(shown).filter(|name| !listing.contains_key(*name));
@@ -238,6 +247,14 @@ impl Round<'_> {
 
     fn failed(&mut self, error: &BackendError) {
         tracing::debug!(%error, "what is watched could not be compared with its store");
-        self.failures += 1;
+        match error {
+            BackendError::Damaged(_) | BackendError::TooManyNames(_) | BackendError::Foreign => self.unreadable += 1,
+            _ => self.failures += 1,
+        }
+    }
+
+    /// Whether the store has answered for all that is watched, but for what no answer can be had of: that says nothing of the rest.
+    fn has_answered(&self) -> bool {
+        self.failures == 0 && (self.unreadable == 0 || self.answers > 0)
     }
 }

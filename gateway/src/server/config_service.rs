@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use prost::Message;
 use prost_types::Timestamp;
 use tagway_proto::v1;
 use tagway_proto::v1::batch_get_configs_response::result::Outcome;
@@ -24,7 +25,7 @@ use crate::config::{
 use crate::identity::{IdentityError, VerifiedTenant, Writer};
 use crate::key::KeyPrefix;
 use crate::placement::Origin;
-use crate::quota::Quotas;
+use crate::quota::{Quotas, UnderWay};
 use crate::settings::Permission;
 use crate::strategy::Context;
 
@@ -159,6 +160,7 @@ impl ConfigService for ConfigServiceImpl {
         &self,
         request: Request<v1::GetConfigRequest>,
     ) -> Result<Response<v1::GetConfigResponse>, Status> {
+        let weighed = Weighed::of(&request);
         let (tenant, request) = open(request)?;
         let reader = tenant.reader().map_err(|error| status::identity(&error))?;
         let consistency = consistency(request.consistency)?;
@@ -169,16 +171,17 @@ impl ConfigService for ConfigServiceImpl {
             .get(&reader, &request.key, request.version, &context, scope, consistency)
             .await
             .map_err(|error| status::config(error, "key"))?;
-        Ok(Response::new(v1::GetConfigResponse {
+        weighed.answer(v1::GetConfigResponse {
             freshness: Some(freshness(found.freshness)),
             config: Some(message(found.found)),
-        }))
+        })
     }
 
     async fn list_configs(
         &self,
         request: Request<v1::ListConfigsRequest>,
     ) -> Result<Response<v1::ListConfigsResponse>, Status> {
+        let weighed = Weighed::of(&request);
         let (tenant, request) = open(request)?;
         let reader = tenant.reader().map_err(|error| status::identity(&error))?;
         let prefix: KeyPrefix = request.prefix.parse().map_err(|problem| invalid("prefix", problem))?;
@@ -197,11 +200,11 @@ impl ConfigService for ConfigServiceImpl {
             .list(&reader, list)
             .await
             .map_err(|error| status::config(error, "prefix"))?;
-        Ok(Response::new(v1::ListConfigsResponse {
+        weighed.answer(v1::ListConfigsResponse {
             configs: listed.configs.into_iter().map(message).collect(),
             next_page_token: listed.next_page_token,
             freshness: Some(freshness(listed.freshness)),
-        }))
+        })
     }
 
     async fn put_config(
@@ -240,6 +243,7 @@ impl ConfigService for ConfigServiceImpl {
         &self,
         request: Request<v1::BatchGetConfigsRequest>,
     ) -> Result<Response<v1::BatchGetConfigsResponse>, Status> {
+        let weighed = Weighed::of(&request);
         let (tenant, request) = open(request)?;
         let reader = tenant.reader().map_err(|error| status::identity(&error))?;
         let consistency = consistency(request.consistency)?;
@@ -267,15 +271,16 @@ impl ConfigService for ConfigServiceImpl {
                 freshness,
             }
         };
-        Ok(Response::new(v1::BatchGetConfigsResponse {
+        weighed.answer(v1::BatchGetConfigsResponse {
             results: request.keys.into_iter().zip(answers).map(result).collect(),
-        }))
+        })
     }
 
     async fn list_config_versions(
         &self,
         request: Request<v1::ListConfigVersionsRequest>,
     ) -> Result<Response<v1::ListConfigVersionsResponse>, Status> {
+        let weighed = Weighed::of(&request);
         let (tenant, request) = open(request)?;
         let reader = tenant.reader().map_err(|error| status::identity(&error))?;
         let scope = scope(request.scope)?;
@@ -293,10 +298,10 @@ impl ConfigService for ConfigServiceImpl {
             .history(&reader, history)
             .await
             .map_err(|error| status::config(error, "key"))?;
-        Ok(Response::new(v1::ListConfigVersionsResponse {
+        weighed.answer(v1::ListConfigVersionsResponse {
             versions: history.versions.into_iter().map(message).collect(),
             next_page_token: history.next_page_token,
-        }))
+        })
     }
 
     async fn rollback_config(
@@ -361,6 +366,22 @@ impl ConfigService for ConfigServiceImpl {
         let peer = request.extensions().get::<Peer>().cloned();
         let (tenant, requests) = open(request)?;
         Ok(Response::new(self.watches.open(tenant, peer.as_ref(), requests)?))
+    }
+}
+
+/// An answer is kept until it has been taken, so it is weighed as what was sent.
+struct Weighed(Option<Arc<UnderWay>>);
+
+impl Weighed {
+    fn of<T>(request: &Request<T>) -> Self {
+        Self(request.extensions().get().cloned())
+    }
+
+    fn answer<T: Message>(&self, message: T) -> Result<Response<T>, Status> {
+        if let Some(under_way) = &self.0 {
+            under_way.holds(message.encoded_len() as u64).map_err(status::quota)?;
+        }
+        Ok(Response::new(message))
     }
 }
 

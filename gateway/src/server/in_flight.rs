@@ -21,6 +21,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub(super) struct InFlight {
     places: Arc<Semaphore>,
+    /// For what has no end, as many: it keeps nobody's answer from anybody.
+    lasting: Arc<Semaphore>,
     requests: TaskTracker,
 }
 
@@ -28,6 +30,7 @@ impl InFlight {
     pub(super) fn new(at_once: u32) -> Self {
         Self {
             places: Arc::new(Semaphore::new(at_once as usize)),
+            lasting: Arc::new(Semaphore::new(at_once as usize)),
             requests: TaskTracker::new(),
         }
     }
@@ -52,17 +55,23 @@ impl InFlight {
 
 impl Around for InFlight {
     async fn around(&self, request: Request<Body>, next: impl Next) -> Response<Body> {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return status::overloaded().into_http();
-        };
-        let held = (place, self.requests.token());
         let lasts = Lasts::of(&request);
         let peer = request.extensions().get::<Peer>().cloned();
+        let (places, lasting) = match lasts {
+            Lasts::Long => (&self.lasting, peer.as_ref().map(Peer::lasting)),
+            Lasts::Shortly | Lasts::OnItsOwn => (&self.places, None),
+        };
+        let (Ok(place), None | Some(Some(_))) = (Arc::clone(places).try_acquire_owned(), &lasting) else {
+            return status::overloaded().into_http();
+        };
+        let held = (place, self.requests.token(), lasting);
         let answer = next.run(request).await;
-        match lasts {
-            Lasts::Shortly => taken::hold(answer, (held, peer.map(|peer| peer.answer()))),
-            Lasts::Long => taken::hold(answer, held),
-            Lasts::OnItsOwn => answer,
+        match (lasts, peer) {
+            (Lasts::Shortly, peer) => taken::hold(answer, (held, peer.map(|peer| peer.answer()))),
+            (Lasts::Long, _) => taken::hold(answer, held),
+            // What of it is on its way has to be taken as an answer has.
+            (Lasts::OnItsOwn, Some(peer)) => taken::each(answer, move || peer.answer()),
+            (Lasts::OnItsOwn, None) => answer,
         }
     }
 }

@@ -88,27 +88,44 @@ pub(super) struct Measured(pub(super) RequestMetrics);
 
 impl Around for Measured {
     async fn around(&self, request: Request<Body>, next: impl Next) -> Response<Body> {
-        let Counts {
-            ended, took, under_way, ..
-        } = &*self.0.0;
-        let method = method(request.uri().path());
         let lasts = Lasts::of(&request);
-        let counted = UnderWay::new(under_way);
-        let began = Instant::now();
+        let counted = UnderWay::new(&self.0.0.under_way);
+        let mut end = End {
+            counts: &self.0.0,
+            method: method(request.uri().path()),
+            began: Instant::now(),
+            // Unless an answer comes.
+            how: (name(Code::Cancelled), String::new()),
+        };
         let answer = next.run(request).await;
-        took.get_or_create(&[("method", method)])
-            .observe(began.elapsed().as_secs_f64());
-        let (code, reason) = ending(&answer);
-        let labels = [
-            ("method", method.into()),
-            ("code", code.into()),
-            ("reason", reason.into()),
-        ];
-        ended.get_or_create(&labels).inc();
+        end.how = ending(&answer);
+        drop(end);
         match lasts {
             Lasts::OnItsOwn => answer,
             Lasts::Shortly | Lasts::Long => taken::hold(answer, counted),
         }
+    }
+}
+
+/// How a request ended, counted when this is dropped: with its answer, or where its client left before there was one.
+struct End<'c> {
+    counts: &'c Counts,
+    method: &'static str,
+    began: Instant,
+    how: (&'static str, String),
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let took = self.counts.took.get_or_create(&[("method", self.method)]);
+        took.observe(self.began.elapsed().as_secs_f64());
+        let (code, reason) = std::mem::take(&mut self.how);
+        let labels = [
+            ("method", self.method.into()),
+            ("code", code.into()),
+            ("reason", reason.into()),
+        ];
+        self.counts.ended.get_or_create(&labels).inc();
     }
 }
 

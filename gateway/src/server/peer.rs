@@ -13,6 +13,9 @@ use tokio::time::Instant;
 
 use crate::quota::{Connected as CountedConnection, Share};
 
+/// Answers without an end of one connection, at once: a client watches its health once, and a proxy speaks for several.
+const LASTING: usize = 16;
+
 /// Who is at the other end.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
@@ -42,6 +45,13 @@ impl Peer {
             dealings: Arc::clone(&self.dealings),
             half,
         }
+    }
+
+    /// One more answer without an end, until this is dropped. None: it has as many as anybody may.
+    pub(super) fn lasting(&self) -> Option<Lasting> {
+        let lasting = Lasting(Arc::clone(&self.dealings));
+        let before = self.dealings.lasting.fetch_add(1, Ordering::Relaxed);
+        (before < LASTING).then_some(lasting)
     }
 
     /// It has shown whose it is. It is that tenant's as far as that one has not more of them than are left for others.
@@ -91,6 +101,8 @@ struct Dealings {
     /// Answers that the peer has yet to take, in two halves: those that began since the last look, and those before.
     answers: [AtomicUsize; 2],
     half: AtomicUsize,
+    /// Answers without an end.
+    lasting: AtomicUsize,
     known: AtomicBool,
     /// Whose it is, while it is counted.
     tenant: OnceLock<CountedConnection>,
@@ -165,6 +177,16 @@ pub(super) struct Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.dealings.answers[self.half].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer without an end.
+#[derive(Debug)]
+pub(super) struct Lasting(Arc<Dealings>);
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        self.0.lasting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

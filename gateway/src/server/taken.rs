@@ -12,6 +12,9 @@ use http_body::{Body as _, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
+/// Bytes of a part.
+const PART: usize = 16 << 10;
+
 /// How long an answer lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lasts {
@@ -49,10 +52,36 @@ struct Held<T> {
     held: Arc<T>,
 }
 
+/// Has each part of what `response` holds hold what `hold` gives until it has gone. A part is small, so that whoever takes anything is seen to.
+pub(super) fn each<T: Send + Sync + 'static>(
+    response: Response<Body>,
+    hold: impl Fn() -> T + Send + Unpin + 'static,
+) -> Response<Body> {
+    if response.body().is_end_stream() {
+        return response;
+    }
+    response.map(|body| {
+        let rest = Bytes::new();
+        Body::new(Each { body, rest, hold })
+    })
+}
+
+/// The same bytes, which hold that until they have gone.
+pub(super) fn holding<T: Send + Sync + 'static>(bytes: Bytes, held: T) -> Bytes {
+    Bytes::from_owner(OnTheWay { bytes, _held: held })
+}
+
+struct Each<F> {
+    body: Body,
+    /// Of what came of it last.
+    rest: Bytes,
+    hold: F,
+}
+
 /// Bytes on their way.
 struct OnTheWay<T> {
     bytes: Bytes,
-    _held: Arc<T>,
+    _held: T,
 }
 
 impl<T> AsRef<[u8]> for OnTheWay<T> {
@@ -67,12 +96,7 @@ impl<T: Send + Sync + 'static> http_body::Body for Held<T> {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let on_the_way = |bytes| {
-            Bytes::from_owner(OnTheWay {
-                bytes,
-                _held: Arc::clone(&self.held),
-            })
-        };
+        let on_the_way = |bytes| holding(bytes, Arc::clone(&self.held));
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(on_the_way))))
     }
 
@@ -82,5 +106,30 @@ impl<T: Send + Sync + 'static> http_body::Body for Held<T> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl<T: Send + Sync + 'static, F: Fn() -> T + Unpin> http_body::Body for Each<F> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.rest.is_empty() {
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else {
+                return Poll::Ready(None);
+            };
+            match frame?.into_data() {
+                Ok(bytes) => self.rest = bytes,
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            }
+        }
+        let part = PART.min(self.rest.len());
+        let part = self.rest.split_to(part);
+        let part = holding(part, (self.hold)());
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 }

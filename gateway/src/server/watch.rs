@@ -90,11 +90,7 @@ impl Watches {
         let address = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
         let listed = self.hub.roster().list(address, tenant.clone(), self.clock.now());
         let counted = Arc::clone(listed.stream());
-        let admitted = Admitted {
-            listed,
-            share,
-            _counted: counted_stream,
-        };
+        let admitted = Admitted { listed, share };
         let connected = peer.map_or_else(Instant::now, |peer| peer.since);
         let stream = WatchStream::new(Arc::clone(self), admitted, connected, tenant, reader, outbox);
         let metrics = self.hub.metrics().clone();
@@ -110,6 +106,7 @@ impl Watches {
             outgoing,
             ended: Some(ended),
             stream: counted,
+            _counted: counted_stream,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! A strategy's file, checked and compiled: what can be instantiated, and nothing else.
 
+use wasmparser::{BinaryReaderError, Parser, Payload};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
@@ -27,6 +28,9 @@ pub enum RefusedComponent {
     /// A module of wasm's first kind.
     #[error("it is a core module and no component; wrap it, as plugins/builder does")]
     CoreModule,
+    /// A small file that would become a large one: whoever compiles it lays out each instance of an instance.
+    #[error("it instantiates {0} components and modules; a strategy has a few")]
+    Instances(usize),
     /// Not wasm, or wasm that does not validate.
     #[error("it does not compile: {0}")]
     Compile(String),
@@ -39,6 +43,23 @@ pub enum RefusedComponent {
     /// Parts of the contract that are not served yet.
     #[error("it exports a validator, which this gateway does not ask yet")]
     Validator,
+}
+
+/// Most instances that a component may name, in all that is nested in it. What bindings make has fewer than ten.
+const INSTANCES: usize = 32;
+
+/// How many instances a component names. Nested ones multiply when they are laid out, which nothing else bounds: of 32 there are no
+/// more than 3^11.
+fn instances(bytes: &[u8]) -> Result<usize, BinaryReaderError> {
+    let mut instances = 0;
+    for payload in Parser::new(0).parse_all(bytes) {
+        instances += match payload? {
+            Payload::ComponentInstanceSection(section) => section.count() as usize,
+            Payload::InstanceSection(section) => section.count() as usize,
+            _ => 0,
+        };
+    }
+    Ok(instances)
 }
 
 /// Compiled, and ready to be instantiated once a call.
@@ -67,6 +88,10 @@ impl Prepared {
         // The version field: 1 and layer 0 is a core module, layer 1 a component.
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(RefusedComponent::CoreModule);
+        }
+        let instances = instances(bytes).map_err(|error| RefusedComponent::Compile(error.to_string()))?;
+        if instances > INSTANCES {
+            return Err(RefusedComponent::Instances(instances));
         }
         // `from_binary` and not `new`: the latter reads the text format and precompiled files too.
         let component = Component::from_binary(engine.wasmtime(), bytes)

@@ -77,6 +77,19 @@ fn what_is_no_component_is_refused() {
 }
 
 #[test]
+fn a_small_file_that_becomes_a_large_one_is_refused() {
+    use std::fmt::Write as _;
+    let mut text = "(component (component $c0)".to_owned();
+    for level in 1..10 {
+        let twenty = format!("(instance (instantiate $c{}))", level - 1).repeat(20);
+        _ = write!(text, "(component $c{level} {twenty})");
+    }
+    let bomb = wat::parse_str(text + "(instance (instantiate $c9)))").unwrap();
+    assert!(bomb.len() < 4096, "{} bytes", bomb.len());
+    assert_eq!(refused(&bomb), RefusedComponent::Instances(181));
+}
+
+#[test]
 fn native_code_is_refused() {
     let engine = Engine::new().unwrap();
     let component = wat::parse_str("(component)").unwrap();

@@ -121,6 +121,8 @@ impl<T: From<News>> Subscription<T> {
         let generation = *generations.borrow_and_update();
         self.marks.begin();
         let mut reader = self.reader.borrow_and_update().clone();
+        // Before anything is kept for it.
+        self.counts()?;
         self.registration = None;
         let Some(registration) = Box::pin(self.register(&reader)).await? else {
             return Ok(());
@@ -153,7 +155,7 @@ impl<T: From<News>> Subscription<T> {
                 self.send(Update::Synced { is_stale }).await;
                 self.marks.synced();
             }
-            self.watched.holds(self.ledger.keys())?;
+            self.counts()?;
             match work.next() {
                 // Apart, for most of the time a subscription waits, and then takes no room for what it does not do.
                 Next::Look(keys) => Box::pin(self.look(&reader, keys, &mut work)).await?,
@@ -171,6 +173,12 @@ impl<T: From<News>> Subscription<T> {
                 }
             }
         }
+    }
+
+    /// What is named takes as much as what is held, whether it stands or not.
+    fn counts(&self) -> Result<(), ConfigError> {
+        let named = self.ledger.named().len() + self.ledger.prefixes().len();
+        Ok(self.watched.holds(self.ledger.keys().max(named as u64))?)
     }
 
     /// Takes up the newest token. False: strategies may decide otherwise for it.

@@ -14,14 +14,15 @@ use tempfile::Builder;
 use super::super::BackendError;
 use super::contents::Contents;
 use super::format::META;
-use super::store::Store;
+use super::store::{CACHE_BYTES, Store};
 use super::{CHANGES, Embedded, HISTORY, REQUEST_AGES, REQUESTS, VALUES};
 use crate::folder::PrivateFolder;
 
 /// What the folder's disk has left when a backup has taken its part: a store on the same disk goes on.
 const SPARE_BYTES: u64 = 64 << 20;
-/// Records between two looks at whether it may go on.
-const STRIDE: u64 = 256;
+/// Records between two looks at whether it may go on, and their bytes.
+const STRIDE: usize = 256;
+const STRIDE_BYTES: usize = 16 << 20;
 /// What a file is called that is not whole.
 const UNFINISHED: (&str, &str) = (".", ".part");
 
@@ -69,7 +70,8 @@ impl Embedded {
             ))
         })?;
         let contents = {
-            let to = Database::builder().create(copy.path())?;
+            // The default would take half a GiB of memory, and write it after the last look at the disk.
+            let to = Database::builder().set_cache_size(CACHE_BYTES).create(copy.path())?;
             let way = Way {
                 store: &self.store,
                 from: &database,
@@ -139,13 +141,16 @@ impl<G: Fn(&Contents) -> bool> Way<'_, G> {
         table: TableDefinition<'_, K, V>,
         mut count: impl FnMut(V::SelfType<'_>) -> Result<Contents, BackendError>,
     ) -> Result<(), BackupError> {
+        let mut bytes = 0;
         let mut copied = to.open_table(table)?;
         let all = from.open_table(table).map_err(|error| store(error.into()))?;
         for (number, item) in all.iter().map_err(|error| store(error.into()))?.enumerate() {
             let (key, value) = item.map_err(|error| store(error.into()))?;
             copied.insert(key.value(), value.value())?;
             let contents = count(value.value()).map_err(BackupError::Store)?;
-            if (number as u64).is_multiple_of(STRIDE) {
+            bytes += V::as_bytes(&value.value()).as_ref().len();
+            if number.is_multiple_of(STRIDE) || bytes >= STRIDE_BYTES {
+                bytes = 0;
                 self.may_go_on(&contents)?;
             }
         }

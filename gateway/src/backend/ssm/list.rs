@@ -37,6 +37,8 @@ pub(super) struct Lists {
     /// By path.
     kept: Cache<String, Arc<Gathered>, Bytes>,
     under_way: Mutex<UnderWay>,
+    /// Of each tenant, those that somebody asked for.
+    gatherings: Mutex<HashMap<TenantId, usize>>,
     /// Writes by this gateway, begun and done.
     writes: AtomicU64,
 }
@@ -73,6 +75,7 @@ impl Lists {
             // Some paths of average size. What is larger takes the room of several.
             kept: Cache::with_weighter(1024, KEPT_BYTES, Bytes),
             under_way: Mutex::default(),
+            gatherings: Mutex::default(),
             writes: AtomicU64::new(0),
         })
     }
@@ -97,7 +100,7 @@ impl Lists {
         let kept = request.since.and_then(|since| self.kept(&under, since));
         let gathered = match kept {
             Some(kept) => kept,
-            None => self.gathering(tenant, folder, &under, request).await?,
+            None => self.gathering(tenant, folder, &under, request)?.await?,
         };
         Ok(gathered.page(request))
     }
@@ -116,21 +119,27 @@ impl Lists {
     }
 
     /// Gathers, once for all who ask meanwhile, and to the end whoever leaves: what takes longer than a caller waits is there
-    /// for who comes again. Its age says so.
+    /// for who comes again. Its age says so. A tenant has no more of them under way than there are turns in an operation's time: they go on
+    /// when nobody waits any more, so nothing else would bound them.
     fn gathering(
         self: &Arc<Self>,
         tenant: &VerifiedTenant,
         folder: &str,
         under: &str,
         request: &PageRequest<'_>,
-    ) -> Shared<Gathering> {
+    ) -> Result<Shared<Gathering>, BackendError> {
         let who = (tenant.id().clone(), request.urgency, under.to_owned());
         let mut under_way = self.under_way();
         if let Some((at, gathering)) = under_way.get(&who)
             && request.since.is_none_or(|since| *at >= since)
         {
-            return gathering.clone();
+            return Ok(gathering.clone());
         }
+        let counted = match request.urgency {
+            Urgency::Asked => Some(Counted::one_more(self, tenant.id()).ok_or_else(|| self.calls.busy())?),
+            // One after the other.
+            Urgency::Sweep => None,
+        };
         let at = Instant::now();
         let gather = Arc::clone(self).gather(
             tenant.clone(),
@@ -139,14 +148,17 @@ impl Lists {
             who.clone(),
             at,
         );
-        let gather = tokio::spawn(gather);
+        let gather = tokio::spawn(async move {
+            let _counted = counted;
+            gather.await
+        });
         let gathering = async move {
             let gathered = gather.await;
             gathered.unwrap_or_else(|_| Err(BackendError::Damaged("a list ended without an answer".to_owned())))
         };
         let gathering = gathering.boxed().shared();
         under_way.insert(who, (at, gathering.clone()));
-        gathering
+        Ok(gathering)
     }
 
     async fn gather(
@@ -217,9 +229,48 @@ impl Lists {
         Ok(gathered)
     }
 
+    fn gatherings(&self) -> MutexGuard<'_, HashMap<TenantId, usize>> {
+        // Nothing in here is left half done.
+        self.gatherings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {
         // Nothing in here is left half done.
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A gathering that was asked for, until it has ended.
+struct Counted {
+    lists: Arc<Lists>,
+    tenant: TenantId,
+}
+
+impl Counted {
+    /// None: the tenant has all that it may.
+    fn one_more(lists: &Arc<Lists>, tenant: &TenantId) -> Option<Self> {
+        let mut gatherings = lists.gatherings();
+        let its = gatherings.entry(tenant.clone()).or_default();
+        if *its >= lists.calls.turns_in_time().max(1) {
+            return None;
+        }
+        *its += 1;
+        Some(Self {
+            lists: Arc::clone(lists),
+            tenant: tenant.clone(),
+        })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut gatherings = self.lists.gatherings();
+        if let Some(its) = gatherings.get_mut(&self.tenant) {
+            *its -= 1;
+            if *its == 0 {
+                gatherings.remove(&self.tenant);
+            }
+        }
     }
 }
 

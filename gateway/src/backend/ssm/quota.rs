@@ -22,6 +22,8 @@ const RECOVERY: f64 = 0.1;
 const LEAST: f64 = 1.0 / 32.0;
 /// Of so many turns one is a sweep's.
 const SWEEPS_SHARE: u32 = 10;
+/// So many that wait in one line are looked through for who has left.
+const LOOKED_THROUGH: usize = 256;
 /// Refusals within this time are one: they are of calls that went out together.
 const TOGETHER: Duration = Duration::from_millis(500);
 
@@ -173,18 +175,30 @@ impl Turns {
             self.order.push_back(tenant.clone());
         }
         line.push_back(turn);
+        // Who asks faster than it is served, and leaves, leaves nothing behind.
+        if line.len().is_multiple_of(LOOKED_THROUGH) {
+            line.retain(|turn| !turn.is_closed());
+        }
     }
 
     fn pop(&mut self) -> Option<oneshot::Sender<()>> {
-        let tenant = self.order.pop_front()?;
-        let line = self.lines.get_mut(&tenant)?;
-        let turn = line.pop_front();
-        if line.is_empty() {
-            self.lines.remove(&tenant);
-        } else {
-            self.order.push_back(tenant);
+        loop {
+            let tenant = self.order.pop_front()?;
+            let line = self.lines.get_mut(&tenant)?;
+            // Who has left makes nobody wait for another round.
+            let mut turn = line.pop_front();
+            while turn.as_ref().is_some_and(oneshot::Sender::is_closed) {
+                turn = line.pop_front();
+            }
+            if line.is_empty() {
+                self.lines.remove(&tenant);
+            } else {
+                self.order.push_back(tenant);
+            }
+            if turn.is_some() {
+                return turn;
+            }
         }
-        turn
     }
 }
 
@@ -347,6 +361,20 @@ mod tests {
         let order: Vec<&str> = served.lock().unwrap().iter().map(|(_, id)| *id).collect();
         assert_eq!(order, ["acme", "acme", "acme", "sweep", "sweep", "sweep"]);
         assert!(served.lock().unwrap().last().unwrap().0 < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn who_has_left_takes_no_room_and_no_round() {
+        let (mut turns, acme) = (Turns::default(), tenant("acme"));
+        for _ in 0..10 * LOOKED_THROUGH {
+            turns.push(&acme, oneshot::channel().0);
+            assert!(turns.lines[&acme].len() < LOOKED_THROUGH);
+        }
+        turns.push(&tenant("globex"), oneshot::channel().0);
+        let (turn, _waits) = oneshot::channel();
+        turns.push(&acme, turn);
+        assert!(turns.pop().is_some_and(|turn| !turn.is_closed()));
+        assert!(turns.pop().is_none() && turns.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use tagway_proto::v1::watch_configs_request::Subscribe;
 use tagway_proto::v1::watch_configs_response::{Ended, Kind, Removed, Resync, Synced};
 use tonic::{Code, Status};
 
-use crate::key::KeyPrefix;
+use crate::key::{KEY_BYTES, KeyPrefix};
 use crate::server::config_service::{context, message};
 use crate::server::status::{self, invalid};
 use crate::watch::{Asked, News, Update};
@@ -44,6 +44,17 @@ pub(super) fn asked(id: &Arc<str>, subscribe: Subscribe) -> Result<Asked, Status
     if subscribe.known_etags.len() > KNOWN {
         let problem = format!("{} etags; at most {KNOWN}", subscribe.known_etags.len());
         return Err(invalid("subscribe.known_etags", problem));
+    }
+    if let Some(long) = subscribe
+        .known_etags
+        .keys()
+        .map(String::len)
+        .find(|&length| length > KEY_BYTES)
+    {
+        return Err(invalid(
+            "subscribe.known_etags",
+            format!("a key of {long} bytes; at most {KEY_BYTES}"),
+        ));
     }
     let prefix = |text: String| {
         text.parse::<KeyPrefix>()

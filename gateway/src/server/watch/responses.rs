@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::Status;
 
+use crate::quota::Stream as CountedStream;
 use crate::server::status;
 use crate::watch::{Outgoing, Stream as Seen};
 
@@ -20,6 +21,8 @@ pub(in crate::server) struct Responses {
     pub(super) outgoing: Outgoing<Response>,
     pub(super) ended: Option<oneshot::Receiver<Status>>,
     pub(super) stream: Arc<Seen>,
+    /// Its place among its tenant's streams, until nobody takes anything of it any more.
+    pub(super) _counted: CountedStream,
 }
 
 impl Stream for Responses {

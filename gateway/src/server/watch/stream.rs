@@ -20,7 +20,7 @@ use super::messages::{asked, checked, ended, is_of_a_message, of};
 use crate::clock::until;
 use crate::config::ConfigError;
 use crate::identity::{IdentityError, Reader, VerifiedTenant};
-use crate::quota::{Share, Stream as CountedStream};
+use crate::quota::Share;
 use crate::server::shape::shaped;
 use crate::server::status::{self, invalid};
 use crate::watch::{Ledger, Listed, Marks, Outbox, Reserve, Room, Subscription};
@@ -81,8 +81,6 @@ pub(super) struct Admitted {
     pub(super) listed: Listed,
     /// What is its tenant's.
     pub(super) share: Arc<Share>,
-    /// Its place among its tenant's streams.
-    pub(super) _counted: CountedStream,
 }
 
 /// One stream of one client: who is there and for how long, and which subscriptions live. It goes when the token or the gateway does.
@@ -205,6 +203,12 @@ impl WatchStream {
             },
             Some(Asking::Ack(ack)) => self.acknowledged(&ack),
             Some(Asking::Renew(Renew { token })) => {
+                // To verify one takes as much as a request does.
+                if let Err(exceeded) = self.admitted.share.message() {
+                    let failure = status::quota(exceeded);
+                    self.outbox.send(self.session(Some(&failure)), answer);
+                    return Ok(None);
+                }
                 let (identity, tenant) = (Arc::clone(&self.watches.identity), self.tenant.clone());
                 let renewal = async move { (identity.renew(&tenant, &token).await, answer) };
                 return Ok(Some(Box::pin(renewal)));
@@ -224,7 +228,13 @@ impl WatchStream {
         let asked = match &self.may_read {
             Err(error) => Err(status::identity(error)),
             Ok(()) if self.live.len() >= limit => Err(status::too_many_subscriptions(limit)),
-            Ok(()) => asked(&id, subscribe),
+            // It asks for as much as a request does.
+            Ok(()) => self
+                .admitted
+                .share
+                .message()
+                .map_err(status::quota)
+                .and_then(|()| asked(&id, subscribe)),
         };
         let asked = match asked {
             Ok(asked) => asked,

@@ -1,5 +1,6 @@
 //! Lists are gathered whole and cut into pages: whose pages go on with what, and who waits for whom.
 
+use futures_util::FutureExt as _;
 use tagway_servers::Ministack;
 use tokio::join;
 use tokio::time::Instant;
@@ -8,6 +9,7 @@ use super::others::{acme, all, name};
 use super::{At, ParameterStore, entry, put};
 use crate::backend::aws::stand_in::proxy::Proxy;
 use crate::backend::{Backend as _, BackendError, Page, PageRequest};
+use crate::identity::VerifiedTenant;
 
 async fn write(store: &ParameterStore, key: &str) {
     put(store, &acme(), &name(key), entry(key, "text/plain")).await.unwrap();
@@ -83,6 +85,30 @@ async fn none_goes_on_with_what_is_older_than_its_beginning() {
     let begun = page(&elsewhere, "", None, 2).await;
     assert_eq!(names(&begun), ["a", "b"]);
     assert_eq!(names(&page(&store, "b", Some(begun.as_of), 1).await), ["c"]);
+}
+
+/// Those that nobody waits for any more go on, so who asks for ever new ones is refused.
+#[tokio::test]
+async fn a_tenant_has_no_more_under_way_than_there_are_turns_for() {
+    let server = Ministack::start();
+    let store = At::new(server.endpoint()).await.parameters_at(1);
+    let x = name("t_x");
+    let mut refused = 0;
+    for number in 0..50 {
+        let prefix = format!("{number}/");
+        let request = PageRequest {
+            prefix: &prefix,
+            ..all(&x)
+        };
+        let asked = store.list(&acme(), request).now_or_never();
+        refused += usize::from(matches!(asked, Some(Err(BackendError::Busy { .. }))));
+    }
+    // One a second, and twenty that come before an operation is out of time.
+    assert!((25..50).contains(&refused), "{refused}");
+    let globex = VerifiedTenant::for_tests("globex");
+    let [theirs, _] = crate::backend::conformance::names(&globex, "ns", "t_x");
+    let other = store.list(&globex, all(&theirs)).now_or_never();
+    assert!(other.is_none(), "another's are its own: {other:?}");
 }
 
 #[tokio::test]
