@@ -270,7 +270,10 @@ impl ConfigService for Map {
         Ok(Response::new(v1::ListConfigsResponse {
             configs,
             next_page_token,
-            freshness: None,
+            freshness: Some(v1::Freshness {
+                source: v1::freshness::Source::Backend.into(),
+                age: Some(prost_types::Duration::default()),
+            }),
         }))
     }
 
