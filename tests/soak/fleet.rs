@@ -158,14 +158,15 @@ impl Fleet {
         spawn_blocking(move || faults.clear()).await.expect("the proxy answers");
     }
 
-    /// Removes items whose time is over. DynamoDB does that by itself and its stand-in does not, which looks through all versions of a tenant
-    /// for each list: within an hour it would take seconds for one.
+    /// Removes versions that something took the place of a minute ago, as if an hour had passed since, which is the shortest that they may be
+    /// kept. DynamoDB removes them by itself. Its stand-in does not, and looks through all of a tenant's for each list: within an hour it
+    /// would take seconds for one.
     pub(super) async fn expire(&self) {
         let endpoint = self.aws.endpoint().to_owned();
         let script = "
 import boto3, time
 table = boto3.resource('dynamodb', 'eu-west-1').Table('tagway')
-over = boto3.dynamodb.conditions.Attr('expires_at').lt(int(time.time()))
+over = boto3.dynamodb.conditions.Attr('expires_at').lt(int(time.time()) + 59 * 60)
 page = {'ProjectionExpression': 'pk, sk', 'FilterExpression': over}
 with table.batch_writer() as writer:
     while True:
@@ -241,7 +242,7 @@ backends = [\"local\"]
     let settings = settings_over_aws("file:keys.json", aws, &with_queue(aws, "sweep = \"5s\""));
     // An emulator on a machine that is busy with everything else is slow, and not away.
     let patient = |table: String, kind: &str| table.replace(kind, &format!("{kind}\ntimeout = \"5s\""));
-    let settings = settings.replace("table = \"tagway\"", "table = \"tagway\"\nhistory_ttl = \"1m\"");
+    let settings = settings.replace("table = \"tagway\"", "table = \"tagway\"\nhistory_ttl = \"1h\"");
     let settings = ["kind = \"dynamodb\"", "kind = \"ssm\""]
         .into_iter()
         .fold(settings, patient);
