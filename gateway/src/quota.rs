@@ -1,4 +1,5 @@
-//! What one tenant may ask of this replica, however much another asks: requests a second, streams, and keys that are watched.
+//! What one tenant may ask of this replica, however much another asks: requests a second, streams, keys that are watched, and bytes on their
+//! way.
 //!
 //! A tenant beyond its quota is told so at once, and when to come back; it waits for nothing and holds nothing, so it takes nothing
 //! from its neighbours.
@@ -244,7 +245,7 @@ impl UnderWay {
         let own = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let (others, all) = self.share.keep(bytes);
         // What else it has under way, and as much again as all have.
-        let others = others - own;
+        let others = others.saturating_sub(own);
         if others > 0 && others + own + bytes > UNDER_WAY_BYTES.saturating_sub(all) {
             return Err(Exceeded::Bytes(others + own));
         }
