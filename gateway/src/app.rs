@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::future::OptionFuture;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -200,7 +201,8 @@ impl App {
             let hub = Arc::clone(&hub);
             AbortOnDropHandle::new(tokio::spawn(async move { hub.run().await }))
         };
-        let readiness = Readiness::new(Arc::clone(self.lifecycle.registry()), stop.clone());
+        let registry = Arc::clone(self.lifecycle.registry());
+        let readiness = Readiness::new(registry, Arc::clone(&self.keys), stop.clone());
         // Operators are answered until the very end, so that a probe sees the draining.
         let over = CancellationToken::new();
         let events = self.events.run(stop.clone());
@@ -265,9 +267,8 @@ impl App {
             ended_by
         };
         let drain = self.settings.server.drain;
-        // The last twentieths are for what comes after the requests.
-        let last = drain / 20;
-        let requests = drain.saturating_sub(2 * last);
+        let last = self.settings.server.drain_step();
+        let requests = drain.saturating_sub(3 * last);
         let overdue = async {
             stop.cancelled().await;
             tokio::time::sleep(requests).await;
@@ -281,16 +282,17 @@ impl App {
             }
         };
         over.cancel();
-        events.finish(last).await;
-        _ = timeout(last, lifecycle).await;
-        if let Some(ops) = ops {
-            // A probe that never reads its answer does not keep the process.
-            _ = timeout(last, ops).await;
-        }
-        if let Some(snapshots) = snapshots {
-            // What was written before is whole, whatever becomes of this one.
-            _ = timeout(last, snapshots).await;
-        }
+        // A probe that never reads its answer does not keep the process. What was written of a snapshot before is whole, whatever becomes
+        // of this one.
+        let ends = async {
+            tokio::join!(
+                events.finish(),
+                lifecycle,
+                OptionFuture::from(ops),
+                OptionFuture::from(snapshots)
+            )
+        };
+        _ = timeout(last, ends).await;
         ended_by
     }
 }

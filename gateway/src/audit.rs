@@ -111,6 +111,10 @@ impl Audit {
         if let Some(open) = &self.0 {
             let help = "Lines of the audit, by whether they were written, could not be yet, or were too many";
             registry.register("audit_records", help, open.metrics.clone());
+            // What an alert looks at is told from the beginning: what begins as 1 never rose.
+            for result in ["written", "late", "omitted"] {
+                drop(open.metrics.get_or_create(&[("result", result)]));
+            }
         }
     }
 

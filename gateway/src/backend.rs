@@ -287,6 +287,9 @@ pub enum BackendError {
     /// Out of reach for now.
     #[error("out of reach: {0}")]
     Away(String),
+    /// It does not let this gateway, or this tenant's session, do that: until somebody grants it.
+    #[error("refused: {0}")]
+    Denied(String),
     /// It has no room for what is to be written. What it holds can be read.
     #[error("no room left where it keeps its data")]
     Full,
@@ -315,6 +318,7 @@ impl BackendError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Away(_) => "away",
+            Self::Denied(_) => "denied",
             Self::Full => "full",
             Self::Busy { .. } => "busy",
             Self::TooManyNames(_) => "too_many_names",

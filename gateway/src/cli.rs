@@ -118,7 +118,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Put(command) => client::block_on(command.run()),
         Command::Delete(command) => client::block_on(command.run()),
         Command::List(command) => client::block_on(command.run()),
-        Command::Watch(command) => client::block_on_two_threads(command.run()),
+        Command::Watch(command) => client::block_on(command.run()),
         Command::History(command) => client::block_on(command.run()),
         Command::Rollback(command) => client::block_on(command.run()),
         Command::Explain(command) => client::block_on(command.run()),

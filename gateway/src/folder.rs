@@ -46,23 +46,8 @@ impl PrivateFolder {
         if mode & 0o077 != 0 {
             return Err(FolderError::Open(mode));
         }
-        let folder = Self(path.to_owned());
-        folder.sweep()?;
-        Ok(folder)
-    }
-
-    /// A file that is being written is young: another process may be at it.
-    fn sweep(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.0)? {
-            let entry = entry?;
-            let is_unfinished = entry.file_name().to_string_lossy().starts_with(UNFINISHED);
-            let age = |entry: &DirEntry| entry.metadata().ok()?.modified().ok()?.elapsed().ok();
-            if is_unfinished && age(&entry).is_some_and(|age| age > ABANDONED) {
-                // Another process may just have removed it. What stays takes room and no more.
-                _ = fs::remove_file(entry.path());
-            }
-        }
-        Ok(())
+        remove_abandoned(path, UNFINISHED)?;
+        Ok(Self(path.to_owned()))
     }
 
     /// Where it is.
@@ -99,6 +84,21 @@ impl PrivateFolder {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Removes the files in that folder whose names begin so, and that nobody writes any more. One that is being written is young: another
+/// process may be at it.
+pub(crate) fn remove_abandoned(folder: &Path, prefix: &str) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_unfinished = entry.file_name().to_string_lossy().starts_with(prefix);
+        let age = |entry: &DirEntry| entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if is_unfinished && age(&entry).is_some_and(|age| age > ABANDONED) {
+            // Another process may just have removed it. What stays takes room and no more.
+            _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

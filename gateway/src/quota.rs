@@ -4,6 +4,7 @@
 //! A tenant beyond its quota is told so at once, and when to come back; it waits for nothing and holds nothing, so it takes nothing
 //! from its neighbours.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::settings::QuotaSettings;
 const TENANTS: usize = 100_000;
 
 /// Of all requests and answers that are under way. A tenant that has none may have one whatever the others hold.
-const UNDER_WAY_BYTES: u64 = 256 << 20;
+pub(crate) const UNDER_WAY_BYTES: u64 = 256 << 20;
 
 /// The quotas of one replica.
 pub struct Quotas {
@@ -34,6 +35,7 @@ pub struct Quotas {
 /// What one tenant asks for.
 #[derive(Debug)]
 pub struct Share {
+    tenant: TenantId,
     requests: ArcSwap<DefaultDirectRateLimiter>,
     streams: AtomicU64,
     watched: AtomicU64,
@@ -44,6 +46,8 @@ pub struct Share {
     most: ArcSwap<QuotaSettings>,
     /// Refusals that are written down.
     notes: DefaultDirectRateLimiter,
+    /// That it asks for too much: operators are told so now and then.
+    told: DefaultDirectRateLimiter,
 }
 
 /// One of its requests, until this is dropped.
@@ -130,6 +134,7 @@ impl Quotas {
         let new = || {
             let settings = self.settings.load_full();
             Ok::<_, std::convert::Infallible>(Arc::new(Share {
+                tenant: tenant.clone(),
                 requests: ArcSwap::from_pointee(limiter(&settings)),
                 streams: AtomicU64::new(0),
                 watched: AtomicU64::new(0),
@@ -139,6 +144,7 @@ impl Quotas {
                 bytes_of_all: Arc::clone(&self.bytes),
                 most: ArcSwap::new(settings),
                 notes: RateLimiter::direct(Quota::per_second(NOTED)),
+                told: RateLimiter::direct(Quota::per_minute(NonZero::<u32>::MIN)),
             }))
         };
         match self.shares.get_or_insert_with(tenant, new) {
@@ -162,17 +168,27 @@ impl Share {
         };
         let before = self.under_way.fetch_add(1, Ordering::Relaxed);
         if before >= left.max(1) {
-            return Err(Exceeded::AtOnce(before));
+            return Err(self.refused(Exceeded::AtOnce(before)));
         }
         self.message().map(|()| request)
     }
 
     /// One more that comes on a stream and takes as much as a request.
     pub fn message(&self) -> Result<(), Exceeded> {
-        self.requests.load().check().map_err(|not_yet| Exceeded::Requests {
-            most: self.most.load().requests_per_second.get(),
-            retry: not_yet.wait_time_from(DefaultClock::default().now()),
+        self.requests.load().check().map_err(|not_yet| {
+            self.refused(Exceeded::Requests {
+                most: self.most.load().requests_per_second.get(),
+                retry: not_yet.wait_time_from(DefaultClock::default().now()),
+            })
         })
+    }
+
+    /// Metrics name no tenant, so the log does: once a minute for each.
+    fn refused(&self, exceeded: Exceeded) -> Exceeded {
+        if self.told.check().is_ok() {
+            tracing::warn!(tenant = %self.tenant, %exceeded, "a tenant asks for more than its quota");
+        }
+        exceeded
     }
 
     /// One more connection of its own, while there are so many places left for all; as many as are left. More are a stranger's.
@@ -225,7 +241,7 @@ impl Share {
         if self.streams.fetch_add(1, Ordering::Relaxed) < u64::from(most) {
             Ok(stream)
         } else {
-            Err(Exceeded::Streams(most))
+            Err(self.refused(Exceeded::Streams(most)))
         }
     }
 
@@ -247,7 +263,7 @@ impl UnderWay {
         // What else it has under way, and as much again as all have.
         let others = others.saturating_sub(own);
         if others > 0 && others + own + bytes > UNDER_WAY_BYTES.saturating_sub(all) {
-            return Err(Exceeded::Bytes(others + own));
+            return Err(self.share.refused(Exceeded::Bytes(others + own)));
         }
         Ok(())
     }
@@ -287,7 +303,7 @@ impl Watched {
         self.share.watched.fetch_sub(before, Ordering::Relaxed);
         let most = self.share.most.load().watched_keys;
         if all > u64::from(most) && keys > before {
-            Err(Exceeded::Watched(most))
+            Err(self.share.refused(Exceeded::Watched(most)))
         } else {
             Ok(())
         }
@@ -315,8 +331,6 @@ impl Lifecycle<TenantId, Arc<Share>> for WhileUsed {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZero;
-
     use super::*;
 
     fn quotas(requests: u32, streams: u32, watched_keys: u32) -> Arc<Quotas> {

@@ -9,6 +9,7 @@ mod config_service;
 mod connection;
 mod deadline;
 mod door;
+mod fields;
 mod in_flight;
 mod measured;
 mod ops;

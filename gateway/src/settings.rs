@@ -29,7 +29,7 @@ pub use kinds::{
 
 /// Everything that a gateway can be told. `Default` is what a file that says nothing gets; it cannot run as it is, for
 /// it names no issuer, no backend and no strategy.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Addresses and connections.
@@ -53,7 +53,7 @@ pub struct Settings {
 }
 
 /// `[server]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSettings {
     /// gRPC. Beyond loopback only with TLS, or where `plaintext` says so.
@@ -94,6 +94,12 @@ impl ServerSettings {
         Some(self.state.as_path()).filter(|folder| !folder.as_os_str().is_empty())
     }
 
+    /// Of [`Self::drain`], for each of three things that come after the requests: what is left to be told and kept, traces, threads.
+    #[must_use]
+    pub fn drain_step(&self) -> Duration {
+        self.drain / 20
+    }
+
     /// Whether `AdminService` is served where tenants call. Two ports that are yet to be chosen are two.
     #[must_use]
     pub fn admin_is_with_tenants(&self) -> bool {
@@ -102,7 +108,7 @@ impl ServerSettings {
 }
 
 /// `server.keepalive`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeepaliveSettings {
     /// Silence until a ping is sent.
@@ -138,7 +144,7 @@ impl TlsSettings {
 }
 
 /// `[identity]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdentitySettings {
     /// What `iss` must be.
@@ -173,7 +179,7 @@ pub struct IdentitySettings {
 }
 
 /// `[backends.<id>]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackendSettings {
     /// Which store it is.
@@ -248,7 +254,7 @@ impl BackendSettings {
 }
 
 /// `[strategies.<name>]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StrategySettings {
     /// Where the component is: `builtin:tag-prefix`, `file:...` or `s3://<bucket>/<key>`.
@@ -272,7 +278,7 @@ pub struct StrategySettings {
     /// What is answered for a strategy that fails.
     #[serde(default)]
     pub on_failure: OnFailure,
-    #[expect(dead_code, reason = "there is one")]
+    // There is one.
     class: Option<Class>,
     /// What one call may cost.
     #[serde(default)]
@@ -289,7 +295,7 @@ pub struct StrategySettings {
 }
 
 /// `strategies.<name>.limits`: of one call into a fresh instance.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StrategyLimits {
     /// Wasm instructions, more or less. Deterministic, so it is meant to bite first.
@@ -304,7 +310,7 @@ pub struct StrategyLimits {
 }
 
 /// `strategies.<name>.breaker`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerSettings {
     /// So many failures
@@ -318,7 +324,7 @@ pub struct BreakerSettings {
 }
 
 /// `strategies.<name>.rollback`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RollbackSettings {
     /// So many questions that a version fails or refuses, and the one before it answers, have it leave. 0: none do.
@@ -329,7 +335,7 @@ pub struct RollbackSettings {
 }
 
 /// `[cache]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheSettings {
     /// Of all that is kept.
@@ -377,7 +383,7 @@ impl Default for CacheSettings {
 }
 
 /// `[events]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventsSettings {
     /// Where events come from.
@@ -441,7 +447,7 @@ pub struct QuotaSettings {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {
     /// Connections of tenants at once. One more is closed at once.
@@ -465,7 +471,7 @@ pub struct LimitSettings {
 }
 
 /// `[telemetry]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetrySettings {
     /// A level, or a filter as tracing writes them. To stderr, without values and tokens.

@@ -7,6 +7,7 @@ use std::io::IsTerminal as _;
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{FilterExt as _, ParseError, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -57,13 +58,20 @@ impl Logs {
     }
 }
 
+/// Spans are for traces alone: a line says what it has to say. And what AWS's client says at its most talkative is whole requests, with
+/// values and secrets in them.
+fn is_for_lines(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    let is_of_aws = target.starts_with("aws_");
+    target != TRACE && !(is_of_aws && *metadata.level() == Level::TRACE)
+}
+
 /// Sends this process's logs, and its traces if there are any, where the settings say, from here on. Once a process, and in its
 /// runtime.
 pub fn init(settings: &TelemetrySettings) -> Result<(Logs, Traces), InitError> {
     let traces = Traces::open(settings)?;
     let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&settings.log)?);
-    // Spans are for traces alone: a line says what it has to say.
-    let filter = filter.and(filter_fn(|metadata| metadata.target() != TRACE));
+    let filter = filter.and(filter_fn(is_for_lines));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());

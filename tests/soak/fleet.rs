@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tagway_proto::v1;
 use tagway_servers::{Microburst, Ministack, boto3};
 use tagway_tests::admin::{self, Admin};
 use tagway_tests::client::Door;
@@ -179,6 +180,35 @@ with table.batch_writer() as writer:
 ";
         let expired = spawn_blocking(move || boto3(script, &endpoint));
         drop(expired.await.expect("it answers"));
+    }
+
+    /// Has the queues of processes that were killed be dead, as if an hour had passed since: whichever process starts next reaps them. To
+    /// leave them to their hour would have each event copied to all of the last hundred.
+    pub(super) async fn bury(&self) {
+        let mut standing = Vec::new();
+        for replica in 0..REPLICAS {
+            let mut admin = self.admin(replica).await.expect("it answers operators");
+            let status = admin
+                .get_status(v1::GetStatusRequest {})
+                .await
+                .expect("it answers operators");
+            let parts = status.into_inner().parts.into_iter();
+            standing.extend(parts.filter(|part| part.name == "events:sqs").map(|part| part.detail));
+        }
+        let endpoint = self.aws.endpoint().to_owned();
+        let script = format!(
+            "
+import boto3, json
+standing = {{url.rsplit('/', 1)[-1] for url in json.loads({:?})}}
+sqs = boto3.client('sqs', 'eu-west-1')
+for url in sqs.list_queues(QueueNamePrefix='tagway-events-').get('QueueUrls', []):
+    if url.rsplit('/', 1)[-1] not in standing:
+        sqs.tag_queue(QueueUrl=url, Tags={{'tagway:heartbeat': '1'}})
+",
+            json!(standing).to_string()
+        );
+        let buried = spawn_blocking(move || boto3(&script, &endpoint));
+        drop(buried.await.expect("it answers"));
     }
 
     /// The process that is a replica, for who ends it or must not have it ended.

@@ -79,6 +79,7 @@ pub(super) async fn point(soak: &Arc<Soak>, watchers: &[Watching], leaks: &mut L
     }
     drop(callers);
     soak.fleet.expire().await;
+    soak.fleet.bury().await;
     sleep(REST).await;
     for replica in 0..REPLICAS {
         leaks.sample(&soak.fleet, replica).await;

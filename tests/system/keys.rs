@@ -11,6 +11,8 @@ use tagway_tests::jwks_server::JwksServer;
 use tempfile::TempDir;
 use tonic::Code;
 
+use super::process::http;
+
 const KEY: &str = "tenant_config_a";
 
 /// A gateway whose keys are at a server of ours.
@@ -174,10 +176,16 @@ async fn the_last_good_keys_serve_while_the_issuer_is_down_for_their_grace() {
 #[tokio::test]
 async fn an_issuer_that_is_down_at_the_start_does_not_keep_the_gateway_down() {
     let key = Arc::new(Key::ed("key"));
-    let server = JwksServer::start(&json!("nothing yet"));
+    let mut server = JwksServer::start(&json!("nothing yet"));
     let gateway = gateway_of(&server, &key, "jwks_refresh = \"100ms\"");
     let client = gateway.client("acme").await;
     assert_eq!(why(client.get(KEY).await).0, Code::Unavailable);
+    // But traffic stays with those that it is to replace: they may have the keys still.
+    let ready = http(&gateway.ops, "/readyz");
+    assert!(
+        ready.starts_with("HTTP/1.1 503") && ready.ends_with("keys were never had\n"),
+        "{ready}"
+    );
     server.set(Ok(key_set(&[&key]).to_string()));
     loop {
         match client.get(KEY).await {
@@ -185,4 +193,9 @@ async fn an_issuer_that_is_down_at_the_start_does_not_keep_the_gateway_down() {
             answer => break assert_eq!(why(answer).0, Code::NotFound),
         }
     }
+    assert!(http(&gateway.ops, "/readyz").starts_with("HTTP/1.1 200"));
+    // Who had them is not taken out when they are away for everybody.
+    server.set(Err(StatusCode::SERVICE_UNAVAILABLE));
+    server.asked_twice_more().await;
+    assert!(http(&gateway.ops, "/readyz").starts_with("HTTP/1.1 200"));
 }

@@ -149,9 +149,13 @@ fn a_pod_has_the_time_the_memory_the_ports_and_the_folders_that_its_settings_ask
         // Defaults where the settings say nothing.
         let tokens = 32 << 20;
         let decisions = (settings["strategies"].as_object().unwrap().len() as u64) * 1024 * (256 << 10);
-        let itself = 256 << 20;
+        let under_way = 256 << 20;
+        let embedded = settings["backends"].as_object().unwrap().values();
+        let embedded = embedded.filter(|backend| backend["kind"] == "embedded").count() as u64;
+        let (pages_and_backup, itself) = (embedded * (128 << 20), 100 << 20);
+        let kept = amount(&settings["cache"]["max_bytes"]) + tokens + decisions + under_way + pages_and_backup + itself;
         let limit = amount(&container["resources"]["limits"]["memory"]);
-        assert!(limit >= amount(&settings["cache"]["max_bytes"]) + tokens + decisions + itself);
+        assert!(limit >= kept * 5 / 4, "{limit} of {kept} and a quarter");
         assert_eq!(
             container["resources"]["requests"]["memory"],
             container["resources"]["limits"]["memory"]

@@ -1,6 +1,8 @@
 //! Traces: each request is a span of its caller's trace, with what it took time for, and stores are told.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,14 +12,16 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{Tra
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use tagway_tests::authority::Authority;
 use tagway_tests::client::{Client, get};
-use tagway_tests::gateway::{Gateway, settings_over_dynamodb};
+use tagway_tests::gateway::{Gateway, binary, settings, settings_over_dynamodb, settings_over_parameter_store};
 use tagway_tests::issuer::{Key, key_set};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 /// Longer than anything may take.
@@ -52,13 +56,18 @@ impl TraceService for Collector {
 impl Collector {
     /// Begins one. Returns it, and where it is.
     async fn start() -> (Self, String) {
+        let (collector, address) = Self::start_as(Server::builder()).await;
+        (collector, format!("http://{address}"))
+    }
+
+    /// The same, served so.
+    async fn start_as(mut server: Server) -> (Self, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
         let collector = Self::default();
-        let service = TraceServiceServer::new(collector.clone());
-        let server = tonic::transport::Server::builder().add_service(service);
+        let server = server.add_service(TraceServiceServer::new(collector.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        (collector, endpoint)
+        (collector, address)
     }
 
     /// The spans of a trace, by name, when that one is among them.
@@ -203,6 +212,56 @@ async fn what_is_left_is_sent_when_it_ends_and_nobody_waits_for_a_collector_that
     let away = "[telemetry]\notlp_endpoint = \"http://127.0.0.1:1\"\ntrace_share = 1.0";
     let mut gateway = Gateway::start_with(away);
     gateway.client("acme").await.put(KEY, "x").await.unwrap();
+    assert!(gateway.logs("BatchSpanProcessor.ExportError"), "{}", gateway.log());
     gateway.signal("TERM");
     assert!(gateway.wait().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_with_a_certificate_that_this_machine_trusts_is_sent_to() {
+    let authority = Authority::new();
+    let tls = ServerTlsConfig::new().identity(authority.sign().identity());
+    let (collector, address) = Collector::start_as(Server::builder().tls_config(tls).unwrap()).await;
+    let folder = TempDir::new().unwrap();
+    let key = Key::ed("first");
+    std::fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).unwrap();
+    std::fs::write(folder.path().join("roots.pem"), authority.pem()).unwrap();
+    let mut program = Command::new(binary());
+    program.env("SSL_CERT_FILE", folder.path().join("roots.pem"));
+    let telemetry = format!("[telemetry]\notlp_endpoint = \"https://{address}\"");
+    let gateway = Gateway::start_by(
+        program,
+        folder.into(),
+        key.into(),
+        &settings("file:keys.json", &telemetry),
+    );
+    let client = gateway.client("acme").await;
+    _ = get_within(&client, KEY, &format!("00-{TRACE}-{PARENT}-01")).await;
+    collector.spans_with(TRACE, "ConfigService/GetConfig").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_its_most_talkative_the_log_holds_no_value_and_no_token() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = format!("http://{}", listener.local_addr().unwrap());
+    let refuse = Router::new().fallback(async || StatusCode::BAD_REQUEST);
+    tokio::spawn(async move { axum::serve(listener, refuse).await });
+    let key = Key::ed("first");
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("keys.json"), key_set(&[&key]).to_string()).unwrap();
+    let settings = settings_over_parameter_store("file:keys.json", &store, "") + "\n[telemetry]\nlog = \"trace\"\n";
+    let gateway = Gateway::start_in(Arc::new(folder), key.into(), &settings);
+    let client = gateway.client("acme").await;
+    client
+        .put("param_config_a", "a value that is secret")
+        .await
+        .unwrap_err();
+    assert!(gateway.logs("a backend is out of reach"));
+    let log = gateway.log();
+    assert!(log.contains("\"level\":\"TRACE\""), "it is talkative");
+    assert!(!log.contains("that is secret"), "{log}");
+    let request = client.request(get("param_config_a"));
+    let token = request.metadata().get("authorization").unwrap().to_str().unwrap();
+    let signature = token.rsplit('.').next().unwrap();
+    assert!(!log.contains(signature), "{log}");
 }

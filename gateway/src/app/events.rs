@@ -9,7 +9,6 @@ use aws_sdk_sqs::Client as Sqs;
 use prometheus_client::registry::Registry as Metrics;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
@@ -178,19 +177,16 @@ impl Events {
 }
 
 impl Running {
-    /// Tells what is untold and cleans up, within so long.
-    pub(super) async fn finish(self, within: Duration) {
+    /// Tells what is untold and cleans up.
+    pub(super) async fn finish(self) {
         self.over.cancel();
         for other in &self.others {
             other.abort();
         }
-        let finish = async {
-            for task in [self.publisher, self.source].into_iter().flatten() {
-                _ = task.await;
-            }
-        };
-        // What is left untold others' sweeps find, and what is left behind they reap.
-        _ = timeout(within, finish).await;
+        // What is left untold, if nobody waits so long, others' sweeps find, and what is left behind they reap.
+        for task in [self.publisher, self.source].into_iter().flatten() {
+            _ = task.await;
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Reload {
             let read = Settings::load(&self.file, self.variables.iter().cloned());
             match read {
                 Err(error) => part.is_away(&format!("what was read before stays: {error}")),
-                Ok(next) if format!("{before:?}") == format!("{next:?}") => part.is_ready(&waiting(&settings, &next)),
+                Ok(next) if before == next => part.is_ready(&waiting(&settings, &next)),
                 Ok(next) => {
                     // Settings with a bad filter do not resolve.
                     _ = self.logs.filter(&next.telemetry);
@@ -144,21 +144,17 @@ fn without_filter(settings: &Settings) -> TelemetrySettings {
 
 /// Which of these sections are not what the gateway runs on, and need a restart.
 fn waiting(runs_on: &Settings, next: &Settings) -> String {
-    let differ = |name: &'static str, one: &dyn std::fmt::Debug, other: &dyn std::fmt::Debug| {
-        (format!("{one:?}") != format!("{other:?}")).then_some(name)
-    };
-    let differ: Vec<&str> = [
-        differ("server", &without_files(runs_on), &without_files(next)),
-        differ("identity", &runs_on.identity, &next.identity),
-        differ("backends", &runs_on.backends, &next.backends),
-        differ("cache", &runs_on.cache, &next.cache),
-        differ("events", &runs_on.events, &next.events),
-        differ("limits", &runs_on.limits, &next.limits),
-        differ("telemetry", &without_filter(runs_on), &without_filter(next)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let sections = [
+        ("server", without_files(runs_on) == without_files(next)),
+        ("identity", runs_on.identity == next.identity),
+        ("backends", runs_on.backends == next.backends),
+        ("cache", runs_on.cache == next.cache),
+        ("events", runs_on.events == next.events),
+        ("limits", runs_on.limits == next.limits),
+        ("telemetry", without_filter(runs_on) == without_filter(next)),
+    ];
+    let differ = sections.into_iter().filter(|(_, is_same)| !is_same);
+    let differ: Vec<&str> = differ.map(|(name, _)| name).collect();
     if differ.is_empty() {
         String::new()
     } else {

@@ -235,7 +235,12 @@ impl<C: Clone> Aws<C> {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let id = &self.settings.id;
-        BackendError::Away(format!("backends.{id}: {operation}: {}", failure::describe(error)))
+        let problem = format!("backends.{id}: {operation}: {}", failure::describe(error));
+        if failure::is_denied(error) {
+            BackendError::Denied(problem)
+        } else {
+            BackendError::Away(problem)
+        }
     }
 
     /// An operation, however many calls it makes, within the store's time.

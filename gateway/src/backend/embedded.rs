@@ -33,6 +33,8 @@ use crate::key::Name;
 use crate::placement::{PhysicalName, PhysicalRange};
 use record::Record;
 use store::{Medium, OnDisk, Store};
+
+pub(crate) use store::CACHE_BYTES;
 use writer::{Change, Outcome, Writer};
 
 pub use backup::BackupError;

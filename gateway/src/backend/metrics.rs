@@ -33,6 +33,17 @@ impl BackendMetrics {
         registry.register_with_unit("backend_operation_duration", help, Unit::Seconds, self.took.clone());
     }
 
+    /// There is that store: what an alert looks at is told from the beginning, for what begins as 1 never rose.
+    pub(super) fn begin(&self, backend: &str) {
+        for operation in ["write", "delete"] {
+            let of = [("backend", backend), ("operation", operation), ("outcome", "full")];
+            drop(
+                self.ended
+                    .get_or_create(&of.map(|(name, value)| (name, value.to_owned()))),
+            );
+        }
+    }
+
     pub(super) fn ended(&self, backend: &str, operation: &'static str, outcome: &'static str, took: Duration) {
         let of = [("backend", backend.to_owned()), ("operation", operation.to_owned())];
         self.took.get_or_create(&of).observe(took.as_secs_f64());

@@ -36,6 +36,7 @@ impl Observed {
     /// What `store` does is said of `part`, and counted under `id`.
     #[must_use]
     pub fn new(id: Arc<str>, store: Arc<dyn Backend>, part: Part, metrics: BackendMetrics) -> Self {
+        metrics.begin(&id);
         Self {
             id,
             store,
@@ -64,10 +65,13 @@ impl Observed {
 
     /// One call for many names; the first failure is how it ended.
     fn noted_many<T>(&self, call: Call, answers: Vec<Result<T, BackendError>>) -> Vec<Result<T, BackendError>> {
-        for answer in &answers {
-            self.note(answer.as_ref().err());
+        if answers.is_empty() {
+            return answers;
         }
-        self.count(call, answers.iter().find_map(|answer| answer.as_ref().err()));
+        let failure = answers.iter().find_map(|answer| answer.as_ref().err());
+        // It was answered, if anything was. What it does not answer fails once, for however many names.
+        self.note(failure.filter(|_| answers.iter().all(Result::is_err)));
+        self.count(call, failure);
         answers
     }
 
@@ -86,7 +90,7 @@ impl Observed {
 
     fn note(&self, error: Option<&BackendError>) {
         match error {
-            Some(error @ (BackendError::Away(_) | BackendError::Full)) => {
+            Some(error @ (BackendError::Away(_) | BackendError::Denied(_) | BackendError::Full)) => {
                 // One that fails for one tenant alone is not away: others' calls go well between its failures.
                 if self.failures.fetch_add(1, Ordering::SeqCst) + 1 == IN_A_ROW {
                     tracing::warn!(%error, "a store is taken for away");

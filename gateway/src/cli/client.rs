@@ -425,17 +425,9 @@ pub(super) fn progress(bytes: Option<u64>) -> ProgressBar {
     }
 }
 
-/// Runs a command that waits for answers.
+/// Runs a command that waits for answers. While it prints, reads or runs something it does not give way: what keeps its connection alive
+/// has a thread of its own.
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(command)
-}
-
-/// The same for a command that does not give way while it prints or runs something: what keeps its connection alive has
-/// a thread of its own.
-pub(super) fn block_on_two_threads<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -57,7 +57,7 @@ impl Serve {
             .worker_threads(threads)
             .enable_all()
             .build()?;
-        let drain = settings.server.drain;
+        let last = settings.server.drain_step();
         let development = key.as_ref().map(|key| (key, self.data.as_path()));
         let served = runtime.block_on(async {
             let told = telemetry::init(&settings.telemetry).map_err(|error| Failure::Usage(error.to_string()));
@@ -65,11 +65,11 @@ impl Serve {
             make_room(settings.limits.descriptors());
             let served = serve(settings, file, logs, development).await;
             // It waits for the collector, which is spoken to on the runtime.
-            _ = tokio::task::spawn_blocking(|| traces.end()).await;
+            _ = tokio::task::spawn_blocking(move || traces.end(last)).await;
             served
         });
         // A thread that still compiles or syncs does not keep the process.
-        runtime.shutdown_timeout(drain / 20);
+        runtime.shutdown_timeout(last);
         served
     }
 }

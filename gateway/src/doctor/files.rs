@@ -92,13 +92,13 @@ fn page_token_key(settings: &Settings, clock: &Clock) -> Vec<Finding> {
     }
 }
 
-/// A file that others than its owner may read or change, where they may not.
+/// A file that others than its owner may change, or than those whom its owner's group was made for may read.
 pub(super) fn is_open(path: &Path) -> Option<Finding> {
     let mode = mode_of(&fs::metadata(path).ok()?);
-    (mode & 0o077 != 0).then(|| {
+    (mode & 0o027 != 0).then(|| {
         let place = path.display();
-        let found = format!("{mode:o}: others may look into it");
-        Finding::warn(format!("mode of {place}"), found, format!("chmod 600 {place}"))
+        let found = format!("{mode:o}: others may look into it, or change it");
+        Finding::warn(format!("mode of {place}"), found, format!("chmod g-w,o-rwx {place}"))
     })
 }
 

@@ -11,10 +11,12 @@ use procfs::{Current as _, Meminfo};
 use rustix::process::{Resource, getrlimit};
 
 use super::{Check, Examined, Finding};
-use crate::settings::Settings;
+use crate::backend::embedded::CACHE_BYTES;
+use crate::quota::UNDER_WAY_BYTES;
+use crate::settings::{BackendKind, Settings};
 
-/// What a gateway takes besides what settings bound: code, guests, stores' own memory, connections.
-const BESIDES: u64 = 256 << 20;
+/// What a gateway takes besides what is bounded: code, guests, connections.
+const BESIDES: u64 = 100 << 20;
 /// Where Linux shows groups of processes, in its second version.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -59,17 +61,35 @@ fn cores() -> Finding {
 fn memory(settings: &Settings) -> Option<Finding> {
     let subject = "memory";
     let (limit, of) = limit()?;
-    let kept = settings.cache.max_bytes.0 + settings.identity.token_memory.0;
-    let wanted = ByteSize::b(kept.saturating_add(BESIDES));
+    let wanted = needed(settings);
     let found = format!("{limit} ({of}), of which about {wanted} may be needed");
     Some(if limit < wanted {
-        let least = limit.0.saturating_sub(BESIDES + settings.identity.token_memory.0);
-        let less = ByteSize::b(least.max(1 << 20)).display().iec_short();
-        let fix = format!("raise it to {wanted}, or set cache.max_bytes to {less} or less");
+        let fix = format!("raise it to {wanted}, or lower cache.max_bytes, limits.tenants or limits.decisions");
         Finding::warn(subject, found, fix)
     } else {
         Finding::ok(subject, found)
     })
+}
+
+/// As much as it may take, but for what watchers do, which no setting says how many there will be (README, "Sizing").
+fn needed(settings: &Settings) -> ByteSize {
+    let Settings { limits, .. } = settings;
+    let decisions = limits.decisions.0.saturating_mul(u64::from(limits.tenants));
+    let embedded = settings
+        .backends
+        .values()
+        .filter(|backend| backend.kind == BackendKind::Embedded);
+    let pages = embedded.map(|backend| CACHE_BYTES as u64 * if backend.backups.is_some() { 2 } else { 1 });
+    let parts = [
+        settings.cache.max_bytes.0,
+        settings.identity.token_memory.0,
+        decisions.saturating_mul(settings.strategies.len() as u64),
+        UNDER_WAY_BYTES,
+        BESIDES,
+    ];
+    let bytes = parts.into_iter().chain(pages).fold(0, u64::saturating_add);
+    // A quarter more, for what the allocator keeps.
+    ByteSize::b(bytes.saturating_add(bytes / 4))
 }
 
 /// The least of what this process's groups and the machine have.

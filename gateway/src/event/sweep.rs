@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -21,6 +22,8 @@ use crate::key::Etag;
 use crate::placement::Place;
 use crate::watch::{Hub, Listing, Stood, Watched, WatchedPlace, WatchedRange};
 
+/// Tenants of a store that are compared at once. One for whom the store is slow takes one of these, and the others go on.
+const TENANTS: usize = 4;
 /// Names that are compared at once.
 const TOGETHER: usize = 100;
 /// Names of a page. A store that gathers a range gives it whole.
@@ -41,15 +44,27 @@ pub struct Sweep {
     answered: Mutex<HashMap<Arc<str>, u64>>,
 }
 
-/// One store, and what was found there.
+/// One store, once.
 struct Round<'s> {
     sweep: &'s Sweep,
     backend: &'s Arc<dyn Backend>,
+}
+
+/// What a tenant's watchers watch in one store.
+struct OfTenant {
+    tenant: VerifiedTenant,
+    places: Vec<(Place, Stood)>,
+    ranges: Vec<WatchedRange>,
+}
+
+/// What was found.
+#[derive(Default)]
+struct Tally {
     differences: u64,
     answers: u64,
     /// What may be compared another time.
     failures: u64,
-    /// What cannot be, however often.
+    /// What cannot be, however often, until somebody changes something else.
     unreadable: u64,
 }
 
@@ -104,25 +119,21 @@ impl Sweep {
             }
             let answers = *asked.borrow_and_update();
             let began = Instant::now();
-            let mut round = Round {
-                sweep: self,
-                backend,
-                differences: 0,
-                answers: 0,
-                failures: 0,
-                unreadable: 0,
-            };
-            {
+            let round = Round { sweep: self, backend };
+            let tally = {
                 let mut compare = std::pin::pin!(round.compare(self.hub.watched(id)));
                 // A round that takes long is told of while it does.
-                while timeout(LEAST_REST, &mut compare).await.is_err() {
-                    self.metrics.sweeps_since(id, last.elapsed());
+                loop {
+                    match timeout(LEAST_REST, &mut compare).await {
+                        Ok(tally) => break tally,
+                        Err(_) => self.metrics.sweeps_since(id, last.elapsed()),
+                    }
                 }
-            }
+            };
             self.metrics.sweeps_since(id, began - last);
             self.metrics
-                .swept(id, round.differences, round.failures + round.unreadable);
-            if round.has_answered() {
+                .swept(id, tally.differences, tally.failures + tally.unreadable);
+            if tally.has_answered() {
                 let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
                 answered.insert(id.into(), answers);
             }
@@ -132,33 +143,55 @@ impl Sweep {
 }
 
 impl Round<'_> {
-    async fn compare(&mut self, watched: Watched) {
-        let mut by_tenant: HashMap<_, (VerifiedTenant, Vec<(Place, Stood)>)> = HashMap::new();
+    async fn compare(&self, watched: Watched) -> Tally {
+        let mut by_tenant: HashMap<_, OfTenant> = HashMap::new();
         for WatchedPlace { place, tenant, before } in watched.places {
-            let (_, places) = by_tenant
-                .entry(tenant.id().clone())
-                .or_insert_with(|| (tenant, Vec::new()));
-            places.push((place, before));
+            let of = by_tenant.entry(tenant.id().clone());
+            let of = of.or_insert_with(|| OfTenant::new(tenant));
+            of.places.push((place, before));
         }
-        for (tenant, mut places) in by_tenant.into_values() {
-            while !places.is_empty() {
-                let rest = places.split_off(places.len().min(TOGETHER));
-                let unread = self.compare_places(&tenant, places).await;
-                places = rest;
-                places.extend(unread);
-            }
+        for range in watched.ranges {
+            let of = by_tenant.entry(range.tenant.id().clone());
+            let of = of.or_insert_with(|| OfTenant::new(range.tenant.clone()));
+            of.ranges.push(range);
         }
-        for mut watched in watched.ranges {
-            if let Err(error) = self.compare_range(&watched).await {
-                self.failed(&error);
+        stream::iter(by_tenant.into_values())
+            .map(|of| self.compare_tenant(of))
+            .buffer_unordered(TENANTS)
+            .fold(Tally::default(), async |sum: Tally, of| sum.and(&of))
+            .await
+    }
+
+    async fn compare_tenant(&self, of: OfTenant) -> Tally {
+        let OfTenant {
+            tenant,
+            mut places,
+            ranges,
+        } = of;
+        let mut tally = Tally::default();
+        while !places.is_empty() {
+            let rest = places.split_off(places.len().min(TOGETHER));
+            let unread = self.compare_places(&tenant, places, &mut tally).await;
+            places = rest;
+            places.extend(unread);
+        }
+        for mut watched in ranges {
+            if let Err(error) = self.compare_range(&watched, &mut tally).await {
+                tally.failed(&error);
                 let shown = std::mem::take(&mut watched.shown);
                 self.sweep.hub.range_not_compared(&watched.range, shown);
             }
         }
+        tally
     }
 
     /// Returns those for which there was no room.
-    async fn compare_places(&mut self, tenant: &VerifiedTenant, places: Vec<(Place, Stood)>) -> Vec<(Place, Stood)> {
+    async fn compare_places(
+        &self,
+        tenant: &VerifiedTenant,
+        places: Vec<(Place, Stood)>,
+        tally: &mut Tally,
+    ) -> Vec<(Place, Stood)> {
         let names: Vec<_> = places.iter().map(|(place, _)| &place.name).collect();
         let asked = Instant::now();
         let answers = self.backend.compare(tenant, &names).await;
@@ -173,20 +206,20 @@ impl Round<'_> {
                     continue;
                 }
                 Err(error) => {
-                    self.failed(&error);
+                    tally.failed(&error);
                     self.sweep.hub.place_not_compared(&place);
                     continue;
                 }
             };
-            self.answers += 1;
-            self.found(&place, etag, before != etag.into(), asked);
+            tally.answers += 1;
+            tally.differences += u64::from(self.found(&place, etag, before != etag.into(), asked));
             self.sweep.hub.compared_place(&place, etag);
         }
         // A store that has no room for any would be asked for ever.
         if unread.len() == count { Vec::new() } else { unread }
     }
 
-    async fn compare_range(&mut self, watched: &WatchedRange) -> Result<(), BackendError> {
+    async fn compare_range(&self, watched: &WatchedRange, tally: &mut Tally) -> Result<(), BackendError> {
         let WatchedRange {
             range,
             beginning,
@@ -214,7 +247,8 @@ impl Round<'_> {
                 name.as_str().clone_into(&mut after);
                 if let Some(before) = before {
                     let is_other = before.get(&name) != Some(&entry.etag);
-                    self.found(&range.place(&name), Some(entry.etag), is_other, page.as_of);
+                    let is_difference = self.found(&range.place(&name), Some(entry.etag), is_other, page.as_of);
+                    tally.differences += u64::from(is_difference);
                 }
                 listing.insert(name, entry.etag);
             }
@@ -222,33 +256,57 @@ impl Round<'_> {
                 break began;
             }
         };
-        self.answers += 1;
+        tally.answers += 1;
         // Where nothing is known of what stood before, all is listed again.
         if let Some(before) = before {
             let names = before.keys().chain(shown).filter(|name| !listing.contains_key(*name));
             for name in names {
-                self.found(&range.place(name), None, true, began);
+                tally.differences += u64::from(self.found(&range.place(name), None, true, began));
             }
         }
         self.sweep.hub.compared_range(range, beginning, listing);
         Ok(())
     }
 
-    /// Has whoever watches it look, if it is another than it was, or than is known.
-    fn found(&mut self, place: &Place, etag: Option<Etag>, is_other: bool, asked: Instant) {
+    /// Has whoever watches it look, if it is another than it was, or than is known. Returns whether another was known.
+    fn found(&self, place: &Place, etag: Option<Etag>, is_other: bool, asked: Instant) -> bool {
         let cache = &self.sweep.cache;
         let believed = cache.believed(place);
         let is_unknown = believed.is_some_and(|(believed, as_of)| believed != etag && as_of < asked);
         if is_other || is_unknown {
-            self.differences += u64::from(is_unknown);
             cache.compared(place, etag, asked, self.backend.capabilities().reads_lag);
+        }
+        is_unknown
+    }
+}
+
+impl OfTenant {
+    fn new(tenant: VerifiedTenant) -> Self {
+        Self {
+            tenant,
+            places: Vec::new(),
+            ranges: Vec::new(),
+        }
+    }
+}
+
+impl Tally {
+    fn and(self, other: &Self) -> Self {
+        Self {
+            differences: self.differences + other.differences,
+            answers: self.answers + other.answers,
+            failures: self.failures + other.failures,
+            unreadable: self.unreadable + other.unreadable,
         }
     }
 
     fn failed(&mut self, error: &BackendError) {
         tracing::debug!(%error, "what is watched could not be compared with its store");
         match error {
-            BackendError::Damaged(_) | BackendError::TooManyNames(_) | BackendError::Foreign => self.unreadable += 1,
+            BackendError::Damaged(_)
+            | BackendError::Denied(_)
+            | BackendError::TooManyNames(_)
+            | BackendError::Foreign => self.unreadable += 1,
             _ => self.failures += 1,
         }
     }

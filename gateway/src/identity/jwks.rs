@@ -221,6 +221,12 @@ impl KeySets {
         self.current.load_full()
     }
 
+    /// Whether there ever were any since this gateway started.
+    #[must_use]
+    pub fn were_had(&self) -> bool {
+        self.current.load().generation > 0
+    }
+
     /// The key that `header` names, in `set` or, if it is not there, in a newer one.
     pub(super) async fn find(
         &self,

@@ -80,7 +80,34 @@ impl By {
     }
 }
 
+impl Admin {
+    /// Has what is near of these keys looked at again, of one tenant or all; of all keys, if there are none. Returns how much that is.
+    fn refresh(&self, tenant: Option<&TenantId>, keys: &HashSet<String>) -> u64 {
+        let Self {
+            configs, cache, hub, ..
+        } = self;
+        let kept = cache.places_of(tenant, keys);
+        let watched = if keys.is_empty() {
+            hub.compare_anew(tenant);
+            HashSet::new()
+        } else {
+            hub.places_of(tenant, keys)
+        };
+        for place in kept.union(&watched) {
+            cache.doubt(place, configs.reads_lag(&place.backend));
+        }
+        kept.len() as u64
+    }
+}
+
 impl AdminServiceImpl {
+    /// Does what takes a while or waits for a disk, and not on the runtime's threads.
+    async fn blocking<T: Send + 'static>(&self, does: impl FnOnce(&Admin) -> T + Send + 'static) -> Result<T, Status> {
+        let admin = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || does(&admin)).await;
+        done.map_err(|panic| status::status(Code::Internal, "INTERNAL", panic.to_string()))
+    }
+
     /// Has somebody do something to a strategy, and writes down who did: to the end, whether or not somebody waits for the answer.
     async fn done<T: Send + 'static>(
         &self,
@@ -179,20 +206,9 @@ impl AdminService for AdminServiceImpl {
             return Err(invalid("keys", format!("one of {} bytes; 1 to {KEY_BYTES}", key.len())));
         }
         let keys: HashSet<String> = keys.into_iter().collect();
-        let Admin {
-            configs, cache, hub, ..
-        } = &*self.0;
-        let kept = cache.places_of(tenant.as_ref(), &keys);
-        let refreshed = kept.len() as u64;
-        let watched = if keys.is_empty() {
-            hub.compare_anew(tenant.as_ref());
-            HashSet::new()
-        } else {
-            hub.places_of(tenant.as_ref(), &keys)
-        };
-        for place in kept.union(&watched) {
-            cache.doubt(place, configs.reads_lag(&place.backend));
-        }
+        let refreshed = self
+            .blocking(move |admin| admin.refresh(tenant.as_ref(), &keys))
+            .await?;
         tracing::info!(
             by = by.subject(),
             refreshed,
@@ -343,7 +359,8 @@ impl AdminService for AdminServiceImpl {
         request: Request<v1::BackupStoreRequest>,
     ) -> Result<Response<Self::BackupStoreStream>, Status> {
         let by = By::of(&request);
-        let backup = self.0.backups.begin(&request.get_ref().backend);
+        let backend = request.into_inner().backend;
+        let backup = self.blocking(move |admin| admin.backups.begin(&backend)).await?;
         let backup = backup.map_err(|problem| backup::none(&problem))?;
         tracing::info!(
             by = by.subject(),

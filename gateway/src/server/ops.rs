@@ -14,13 +14,16 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::door::{Door, Probes};
+use crate::identity::KeySets;
 use crate::strategy::Registry;
 
-/// Whether traffic should come here. It should not for what is this replica's own fault: not started, draining, or
-/// without a strategy. A backend that is away for everybody is no reason: taking every replica out would help nobody.
+/// Whether traffic should come here. It should not for what is this replica's own fault: not started, draining, or without a strategy.
+/// Nor where it never had the issuer's keys: the replicas that it is to replace may have them still. What goes away for everybody
+/// afterwards is no reason: taking every replica out would help nobody.
 #[derive(Clone)]
 pub struct Readiness {
     registry: Arc<Registry>,
+    keys: Arc<KeySets>,
     started: Arc<AtomicBool>,
     stop: CancellationToken,
 }
@@ -28,9 +31,10 @@ pub struct Readiness {
 impl Readiness {
     /// Not started yet.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, stop: CancellationToken) -> Self {
+    pub fn new(registry: Arc<Registry>, keys: Arc<KeySets>, stop: CancellationToken) -> Self {
         Self {
             registry,
+            keys,
             started: Arc::new(AtomicBool::new(false)),
             stop,
         }
@@ -50,6 +54,8 @@ impl Readiness {
             Some("starting")
         } else if !self.registry.current().serves() {
             Some("no strategy serves")
+        } else if !self.keys.were_had() {
+            Some("the issuer's keys were never had")
         } else {
             None
         }

@@ -219,7 +219,7 @@ fn strategy_failed(message: &str) -> Status {
 
 fn backend(error: &BackendError) -> Status {
     match error {
-        BackendError::Away(_) => {
+        BackendError::Away(_) | BackendError::Denied(_) => {
             tracing::warn!(%error, "a backend is out of reach");
             retry(
                 Code::Unavailable,

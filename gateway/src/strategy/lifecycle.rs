@@ -165,10 +165,8 @@ impl Lifecycle {
             condemned: Mutex::new(Some(condemned)),
             files: Mutex::default(),
         };
-        for name in strategies.keys() {
-            // It is among the slots.
-            _ = lifecycle.begin(&name.as_str().into()).await;
-        }
+        let names: Vec<Arc<str>> = lifecycle.slots().keys().cloned().collect();
+        lifecycle.begin(&names).await;
         let lifecycle = Arc::new(lifecycle);
         lifecycle.keep().await;
         Ok(lifecycle)

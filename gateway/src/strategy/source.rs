@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::backend::{AwsSettings, describe_failure};
@@ -67,9 +67,9 @@ impl Sources {
             region: settings.region.clone(),
             endpoint_url: settings.endpoint_url.clone(),
         };
-        let mut clients = self.clients.lock().await;
-        if let Some(client) = clients.get(&place) {
-            return Ok(client.clone());
+        let known = self.clients().get(&place).cloned();
+        if let Some(client) = known {
+            return Ok(client);
         }
         let Place { region, endpoint_url } = place.clone();
         let is_elsewhere = endpoint_url.is_some();
@@ -89,8 +89,13 @@ impl Sources {
             .force_path_style(is_elsewhere)
             .build();
         let client = Client::from_conf(config);
-        clients.insert(place, client.clone());
-        Ok(client)
+        // Somebody else's, if that was as quick, is as good.
+        Ok(self.clients().entry(place).or_insert(client).clone())
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<Place, Client>> {
+        // Each change of it is one step.
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,10 +7,11 @@ use http::HeaderMap;
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
 use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tonic::transport::ClientTlsConfig;
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::Layer;
@@ -21,8 +22,6 @@ use crate::settings::TelemetrySettings;
 
 /// What spans are called by, to be told from what is logged. Where there are no traces, none of them is made.
 pub const TRACE: &str = "tagway::trace";
-/// For what waits to be sent when the process ends.
-const LAST: Duration = Duration::from_secs(2);
 
 /// Traces cannot go where they should.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +36,14 @@ impl Traces {
         let Some(endpoint) = settings.otlp_endpoint() else {
             return Ok(Self(None));
         };
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
+        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint);
+        let exporter = if endpoint.starts_with("https") {
+            // By itself it believes nobody.
+            exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots())
+        } else {
+            exporter
+        };
+        let exporter = exporter.build()?;
         // Who calls decides for its own trace.
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.trace_share)));
         let resource = Resource::builder()
@@ -67,10 +73,10 @@ impl Traces {
         Some(layer.with_filter(filter_fn(|metadata| metadata.target() == TRACE)))
     }
 
-    /// Sends what is left.
-    pub fn end(self) {
+    /// Sends what is left, as far as that goes within this.
+    pub fn end(self, within: Duration) {
         if let Some(provider) = self.0
-            && let Err(error) = provider.shutdown_with_timeout(LAST)
+            && let Err(error) = provider.shutdown_with_timeout(within)
         {
             tracing::warn!(%error, "the last traces were not sent");
         }

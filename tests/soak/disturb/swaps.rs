@@ -19,6 +19,8 @@ const NEXT: Duration = Duration::from_secs(8);
 
 /// Until then.
 pub(crate) async fn run(soak: Arc<Soak>, mut random: fastrand::Rng, until: Instant) {
+    // What each replica serves, as far as it was told here.
+    let mut serves = [0; REPLICAS];
     loop {
         sleep(NEXT.mul_f64(random.f64())).await;
         if Instant::now() >= until {
@@ -42,16 +44,18 @@ pub(crate) async fn run(soak: Arc<Soak>, mut random: fastrand::Rng, until: Insta
             other => breach = Some(format!("an activation at replica {replica}: {other:?}")),
         }
         soak.judges.bench().disturbed("a strategy is activated");
-        if breach.is_none() && random.u8(..3) == 0 {
+        // The same once more takes nothing's place, and there may be nothing to go back to.
+        let is_another = std::mem::replace(&mut serves[replica], generation) != generation;
+        if breach.is_none() && is_another && random.u8(..3) == 0 {
             sleep(Duration::from_secs(1)).await;
             let request = v1::RollbackStrategyRequest {
                 name: STRATEGY.to_owned(),
                 generation,
             };
-            let back = admin.rollback_strategy(request).await;
-            breach = back
-                .err()
-                .map(|status| format!("a rollback at replica {replica}: {status:?}"));
+            match admin.rollback_strategy(request).await {
+                Ok(back) => serves[replica] = back.into_inner().strategy.unwrap_or_default().generation,
+                Err(status) => breach = Some(format!("a rollback at replica {replica}: {status:?}")),
+            }
             soak.judges.bench().disturbed("a strategy is rolled back");
         }
         // What began with the one before goes on for a moment.

@@ -1,7 +1,9 @@
 //! Where versions come from: files that change, objects in S3, and settings that are read again.
 
 use std::fs;
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
@@ -174,6 +176,34 @@ async fn settings_are_read_again_and_a_bad_file_changes_nothing() {
         (Code::NotFound, "TAG_UNKNOWN".to_owned())
     );
     assert_eq!(client.get("t_x").await.unwrap().value, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_that_do_not_answer_are_waited_for_all_at_once() {
+    const SILENT: usize = 3;
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    // Nobody answers until all are asked. Then nobody listens any more.
+    thread::spawn(move || {
+        let asked: Vec<_> = silent.incoming().take(SILENT).collect();
+        drop(asked);
+    });
+    let world = World::new();
+    let far = (0..SILENT).map(|number| {
+        format!(
+            "[strategies.far-{number}]\nsource = \"s3://far/{number}.wasm\"\nunpinned = true\nregion = \"eu-west-1\"\n\
+             endpoint_url = \"{endpoint}\"\ntags = [\"far{number}_\"]\nbackends = [\"a\"]\n"
+        )
+    });
+    let settings = world.settings(&home("a")) + &far.collect::<String>();
+    // One after the other takes longer than a gateway may to start.
+    let gateway = Gateway::start_in(Arc::clone(&world.folder), Arc::clone(&world.key), &settings);
+    let client = gateway.client("acme").await;
+    client.put("t_x", "1").await.unwrap();
+    assert_eq!(
+        why(client.get("far0_x").await),
+        (Code::Internal, "STRATEGY_FAILED".to_owned())
+    );
 }
 
 /// Replicas that fetch from one bucket.

@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::config::interceptors::InterceptorContext;
 use aws_sdk_dynamodb::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::RequestId as _;
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 
 /// Has an answer tried again that says it went well and cannot be read: it was cut off on its way. What is sent again is
 /// done once, by the token that the SDK gives to each write.
@@ -105,9 +106,18 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     causes.join(": ")
 }
 
-/// Whether AWS knows who asks, and does not let them.
-pub(crate) fn is_denied<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
-    matches!(error.code(), Some("AccessDenied" | "AccessDeniedException"))
+/// Whether AWS knows who asks, and does not let them: do it, use the key of a secret, or be that tenant's session.
+pub(crate) fn is_denied<E>(error: &SdkError<E, HttpResponse>) -> bool
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let is_denied =
+        |code: Option<&str>| matches!(code, Some("AccessDenied" | "AccessDeniedException" | "InvalidKeyId"));
+    let of_session = |cause: &&(dyn Error + 'static)| {
+        let refused = cause.downcast_ref::<AssumeRoleError>();
+        refused.is_some_and(|refused| is_denied(refused.code()))
+    };
+    is_denied(error.code()) || causes(error).iter().any(of_session)
 }
 
 const UNREADABLE: &str = "the answer was cut off, or is none of this service: check what is between";

@@ -6,25 +6,21 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{
-    Database, Key, ReadTransaction, ReadableDatabase, ReadableTable as _, TableDefinition, Value, WriteTransaction,
-};
-use tempfile::Builder;
-
 use super::super::BackendError;
 use super::contents::Contents;
 use super::format::META;
 use super::store::{CACHE_BYTES, Store};
 use super::{CHANGES, Embedded, HISTORY, REQUEST_AGES, REQUESTS, VALUES};
 use crate::folder::PrivateFolder;
+use redb::{
+    Database, Key, ReadTransaction, ReadableDatabase, ReadableTable as _, TableDefinition, Value, WriteTransaction,
+};
 
 /// What the folder's disk has left when a backup has taken its part: a store on the same disk goes on.
 const SPARE_BYTES: u64 = 64 << 20;
 /// Records between two looks at whether it may go on, and their bytes.
 const STRIDE: usize = 256;
 const STRIDE_BYTES: usize = 16 << 20;
-/// What a file is called that is not whole.
-const UNFINISHED: (&str, &str) = (".", ".part");
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +56,7 @@ impl Embedded {
         goes_on: impl Fn(&Contents) -> bool,
     ) -> Result<Contents, BackupError> {
         let failed = |error: std::io::Error| BackupError::Folder(error.to_string());
-        sweep(folder.path()).map_err(failed)?;
-        let (prefix, suffix) = UNFINISHED;
-        let copy = Builder::new().prefix(prefix).suffix(suffix).tempfile_in(folder.path());
-        let copy = copy.map_err(failed)?;
+        let copy = folder.begin().map_err(failed)?;
         let database = self.store.database().ok_or_else(|| {
             BackupError::Store(BackendError::Away(
                 "the file failed and is being opened again".to_owned(),
@@ -87,22 +80,6 @@ impl Embedded {
         folder.keep(copy, name).map_err(failed)?;
         Ok(contents)
     }
-}
-
-/// Removes what a process left that ended before its backup was whole. One backup is made at a time.
-fn sweep(folder: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let (prefix, suffix) = UNFINISHED;
-        let name = entry.file_name();
-        if name
-            .to_str()
-            .is_some_and(|name| name.starts_with(prefix) && name.ends_with(suffix))
-        {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn store(error: redb::Error) -> BackupError {

@@ -15,7 +15,7 @@ use crate::folder::{FolderError, PrivateFolder};
 /// All of them.
 pub struct Backups {
     places: BTreeMap<Arc<str>, Place>,
-    /// One at a time, of all stores: they may share a folder, in which each removes what was cut off.
+    /// One at a time, of all stores: each reads a whole store.
     turn: Arc<Semaphore>,
     clock: Clock,
 }

@@ -341,6 +341,28 @@ async fn a_disk_without_room_is_an_error_to_the_writer_and_reads_go_on() {
     assert_eq!(disagreement(&store), Ok(()));
 }
 
+/// Whoever writes little has the room that there is, whatever others write at the same moment.
+#[tokio::test]
+async fn large_writes_for_which_there_is_no_room_fail_no_small_one() {
+    let power = formatted();
+    let store = open(&power).unwrap();
+    power.0.lock().unwrap().free = Some(600_000);
+    let large = "x".repeat(1 << 20);
+    let [acme, globex] = ["acme", "globex"].map(VerifiedTenant::for_tests);
+    let writes = (0..50).flat_map(|key| {
+        let key = format!("t_{key}");
+        [(&acme, large.as_str()), (&globex, "small")].map(|(tenant, value)| {
+            let name = name(tenant, &key);
+            let store = &store;
+            async move { store.write(tenant, &name, entry(value), Conditions::default()).await }
+        })
+    });
+    for (number, written) in futures_util::future::join_all(writes).await.into_iter().enumerate() {
+        let is_full = matches!(written, Err(WriteError::Backend(BackendError::Full)));
+        assert_eq!((is_full, written.is_ok()), (number % 2 == 0, number % 2 == 1));
+    }
+}
+
 #[tokio::test]
 async fn a_disk_that_fails_is_opened_again_and_nothing_acknowledged_is_lost() {
     let power = formatted();

@@ -6,12 +6,13 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use redb::{Database, ReadableDatabase, ReadableTable as _};
-use tempfile::NamedTempFile;
+use tempfile::Builder;
 
 use super::super::BackendError;
 use super::contents::{Contents, agree};
@@ -21,6 +22,7 @@ use super::store::CACHE_BYTES;
 use super::unwritten::Unwritten;
 use super::writer::Tables;
 use super::{OpenError, VALUES};
+use crate::folder;
 use crate::key::Life;
 
 /// Why nothing was restored.
@@ -40,6 +42,14 @@ pub enum RestoreError {
     /// A gateway has it open.
     #[error("{} is open in another process: stop the gateway first", _0.display())]
     InUse(PathBuf),
+    /// No store can be made of the new file. What was there is there still.
+    #[error("the new {}: {error}", path.display())]
+    Fresh {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: OpenError,
+    },
     /// The new file cannot be written, or put in place. What was there is there still.
     #[error("{}: {error}", path.display())]
     Io {
@@ -106,10 +116,18 @@ pub fn restore(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let mut fresh = NamedTempFile::new_in(folder).map_err(of_store)?;
+    let unfinished = unfinished(to);
+    // What a process left that ended before its store was whole.
+    folder::remove_abandoned(folder, &unfinished).map_err(of_store)?;
+    let fresh = Builder::new().prefix(&unfinished).tempfile_in(folder);
+    let mut fresh = fresh.map_err(of_store)?;
     let copied = File::open(backup).and_then(|mut backup| io::copy(&mut backup, fresh.as_file_mut()));
     copied.map_err(of_store)?;
-    begin_anew(fresh.path(), history, now).map_err(of_backup)?;
+    begin_anew(fresh.path(), history, now).map_err(|error| RestoreError::Fresh {
+        path: to.to_owned(),
+        error,
+    })?;
+    give(fresh.as_file(), if is_there { to } else { folder }).map_err(of_store)?;
     fresh.as_file().sync_all().map_err(of_store)?;
     let replaced = if is_there {
         let kept = beside(to, &format!("replaced-{}", humantime::format_rfc3339_seconds(now)));
@@ -125,6 +143,21 @@ pub fn restore(
         .and_then(|folder| folder.sync_all())
         .map_err(of_store)?;
     Ok(Restored { contents, replaced })
+}
+
+/// Whoever owns `like` owns the file: root restores for the gateway's user.
+fn give(file: &File, like: &Path) -> io::Result<()> {
+    let (owner, like) = (file.metadata()?, fs::metadata(like)?);
+    if (owner.uid(), owner.gid()) == (like.uid(), like.gid()) || owner.uid() != 0 {
+        return Ok(());
+    }
+    fchown(file, Some(like.uid()), Some(like.gid()))
+}
+
+/// How the name of a file begins that is to be the store at that path.
+fn unfinished(to: &Path) -> String {
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    format!(".{name}.restoring-")
 }
 
 /// The same name with an ending more.

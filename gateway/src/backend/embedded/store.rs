@@ -21,8 +21,8 @@ use super::super::BackendError;
 use super::restore::beside;
 use super::{Looked, OpenError, format};
 
-/// Pages kept in memory.
-pub(super) const CACHE_BYTES: usize = 64 << 20;
+/// Pages kept in memory, of one file.
+pub(crate) const CACHE_BYTES: usize = 64 << 20;
 /// Between two attempts to open a file that failed: the first pause, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 

@@ -130,19 +130,30 @@ impl Group {
     fn serve(&self, mut waiting: mpsc::Receiver<Job>) {
         let mut group = Vec::with_capacity(GROUP);
         while waiting.blocking_recv_many(&mut group, GROUP) > 0 {
-            let committed = self.store.write(room(&group), |database| self.commit(database, &group));
-            match committed {
-                Ok(answers) => {
-                    for (job, answer) in group.drain(..).zip(answers) {
-                        // Who left does not care any more; the change is made all the same.
-                        _ = job.done.send(answer);
-                    }
+            self.write(&mut group);
+        }
+    }
+
+    /// Makes what is in `group` durable, answers, and leaves it empty.
+    fn write(&self, group: &mut Vec<Job>) {
+        let committed = self.store.write(room(group), |database| self.commit(database, group));
+        match committed {
+            Ok(answers) => {
+                for (job, answer) in group.drain(..).zip(answers) {
+                    // Who left does not care any more; the change is made all the same.
+                    _ = job.done.send(answer);
                 }
-                Err(error) => {
-                    tracing::error!(%error, changes = group.len(), "the embedded store could not write");
-                    for job in group.drain(..) {
-                        _ = job.done.send(Err(error.clone().into()));
-                    }
+            }
+            // There is no room for all of them at once: one that takes little is not refused for what others take.
+            Err(BackendError::Full) if group.len() > 1 => {
+                for job in group.drain(..) {
+                    self.write(&mut vec![job]);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, changes = group.len(), "the embedded store could not write");
+                for job in group.drain(..) {
+                    _ = job.done.send(Err(error.clone().into()));
                 }
             }
         }

@@ -137,7 +137,7 @@ impl Lists {
         }
         let counted = match request.urgency {
             Urgency::Asked => Some(Counted::one_more(self, tenant.id()).ok_or_else(|| self.calls.busy())?),
-            // One after the other.
+            // One a tenant, and of few tenants at once.
             Urgency::Sweep => None,
         };
         let at = Instant::now();

@@ -8,7 +8,7 @@ use tagway_proto::v1::watch_configs_response::{Ended, Kind, Removed, Resync, Syn
 use tonic::{Code, Status};
 
 use crate::key::{KEY_BYTES, KeyPrefix};
-use crate::server::config_service::{context, message};
+use crate::server::fields::{context, message};
 use crate::server::status::{self, invalid};
 use crate::watch::{Asked, News, Update};
 

@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use super::Lifecycle;
 use super::slot::{Mode, Slot};
 use super::stages;
-use super::way::{Wanted, Wish};
+use super::way::{Given, Wanted, Wish};
 use crate::strategy::version::Identity;
 
 impl Lifecycle {
@@ -60,10 +60,12 @@ impl Lifecycle {
             }
         }
         let wanted = Wanted {
-            name: Arc::clone(name),
-            bytes: bytes.into(),
-            identity,
-            settings,
+            given: Given {
+                name: Arc::clone(name),
+                bytes: bytes.into(),
+                identity,
+                settings,
+            },
             revision,
             is_of_source: true,
         };

@@ -14,7 +14,7 @@ use super::quarantine::Quarantine;
 use super::records::{Record, State};
 use super::slot::{Mode, Slot, Stored, find};
 use super::stages::{self, Rejected};
-use super::way::{Against, Wanted, Wish};
+use super::way::{Against, Given, Wanted, Wish};
 use crate::event::Published;
 use crate::settings::{Source, StrategySettings};
 use crate::strategy::decide::Strategy;
@@ -135,10 +135,12 @@ impl Lifecycle {
             return Err(Undone::Source(format!("it is {digest}, and not {wanted}")));
         }
         let wanted = Wanted {
-            name: Arc::clone(&name),
-            bytes: bytes.into(),
-            identity: Identity::new(digest, &settings, &self.made.catalog),
-            settings,
+            given: Given {
+                name: Arc::clone(&name),
+                bytes: bytes.into(),
+                identity: Identity::new(digest, &settings, &self.made.catalog),
+                settings,
+            },
             revision,
             is_of_source,
         };
@@ -148,7 +150,7 @@ impl Lifecycle {
             generation: activation.generation,
             by_itself: false,
         };
-        let digest = wanted.identity.digest.clone();
+        let digest = wanted.given.identity.digest.clone();
         let activated = self.take(wanted, wish).await?;
         if activated.record.state == State::Active && is_of_source && !activation.validate_only {
             // Nobody may listen, or what waits is enough.
@@ -389,10 +391,8 @@ impl Lifecycle {
             }
         }
         self.watch_files();
-        for name in new {
-            // As at a start. It is among the slots, unless it is gone already.
-            _ = self.begin(&name).await;
-        }
+        // As at a start.
+        self.begin(&new).await;
         self.look_everywhere().await;
         self.keep().await;
     }

@@ -6,12 +6,15 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// After the first time.
-const FIRST: Duration = Duration::from_mins(1);
+/// After the first time, and so on. Then it stays until somebody asks for it.
+const WAITS: [Duration; 4] = [
+    Duration::from_mins(1),
+    Duration::from_mins(2),
+    Duration::from_mins(4),
+    LONGEST,
+];
 /// At most.
-const LONGEST: Duration = Duration::from_hours(1);
-/// Then it stays until somebody asks for it.
-const TIMES: u32 = 5;
+const LONGEST: Duration = Duration::from_mins(8);
 /// What is held of one strategy. Beyond that the first is let go whose time comes soonest.
 const HELD: usize = 64;
 
@@ -31,10 +34,9 @@ struct Held {
 impl Quarantine {
     /// It had to leave by itself.
     pub(super) fn hold(&mut self, what: &str, now: SystemTime) {
-        let times = self.release(what) + 1;
-        let wait = FIRST.saturating_mul(1 << (times - 1).min(16)).min(LONGEST);
-        let until = (times < TIMES).then(|| now + wait);
-        self.push(what, times, until);
+        let times = self.release(what);
+        let wait = WAITS.get(times as usize);
+        self.push(what, times + 1, wait.map(|wait| now + *wait));
     }
 
     /// An operator has it leave.
@@ -54,7 +56,9 @@ impl Quarantine {
     /// Whether it is not taken up by itself now.
     pub(super) fn holds(&self, what: &str, now: SystemTime) -> bool {
         let held = self.0.iter().find(|held| held.what == what);
-        held.is_some_and(|held| held.until.is_none_or(|until| now < until))
+        // Later than any wait is what a clock said that was wrong then, or is now: nobody waits for it.
+        let waits = |until: SystemTime| now < until && until <= now + LONGEST;
+        held.is_some_and(|held| held.until.is_none_or(waits))
     }
 
     fn push(&mut self, what: &str, times: u32, until: Option<SystemTime>) {
@@ -92,6 +96,16 @@ mod tests {
         assert!(quarantine.holds(bad, now + Duration::from_hours(10_000)));
         quarantine.release(bad);
         assert!(!quarantine.holds(bad, now));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_year_because_a_clock_was_wrong() {
+        let mut quarantine = Quarantine::default();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(10_000);
+        quarantine.hold("bad", now + Duration::from_hours(9000));
+        assert!(!quarantine.holds("bad", now));
+        quarantine.hold("bad", now);
+        assert!(quarantine.holds("bad", now), "twice by now, and no minute is over");
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Slot {
 
     /// Other settings hold from here on, as that revision. Returns whether they differ.
     pub(super) fn takes_up(&mut self, settings: &StrategySettings, revision: u64, limits: &LimitSettings) -> bool {
-        if format!("{:?}", self.settings) == format!("{settings:?}") {
+        if self.settings == *settings {
             return false;
         }
         self.last = memory_of_all(settings, limits, self.last.take());

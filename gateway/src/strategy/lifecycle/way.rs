@@ -15,13 +15,18 @@ use crate::strategy::registry::{NotServed, Snapshot, Standing};
 use crate::strategy::trial::Trial;
 use crate::strategy::version::{Identity, Version};
 
-/// A component that is to serve.
-pub(super) struct Wanted {
+/// A component, and what it is given.
+pub(super) struct Given {
     /// The strategy.
     pub(super) name: Arc<str>,
     pub(super) bytes: Arc<[u8]>,
     pub(super) identity: Identity,
     pub(super) settings: StrategySettings,
+}
+
+/// One that is to serve.
+pub(super) struct Wanted {
+    pub(super) given: Given,
     /// Of the slot's settings, out of which these were made.
     pub(super) revision: u64,
     /// It is what the configured source holds.
@@ -41,12 +46,12 @@ pub(super) struct Wish {
 impl Lifecycle {
     /// Takes a component all the way.
     pub(super) async fn take(&self, wanted: Wanted, wish: Wish) -> Result<Activated, Undone> {
-        let name = Arc::clone(&wanted.name);
+        let name = Arc::clone(&wanted.given.name);
         self.is_wanted(&wanted, wish)?;
         let current = self.registry.current();
         if current
             .serving(&name)
-            .is_some_and(|active| active.decides().identity == wanted.identity)
+            .is_some_and(|active| active.decides().identity == wanted.given.identity)
             && let Some(record) = self.records.active(&name)
         {
             self.settle(&wanted, wish, false, true);
@@ -55,14 +60,14 @@ impl Lifecycle {
             let drift = Drift::default();
             return Ok(Activated { record, drift });
         }
-        let number = self.records.begin(&name, &wanted.identity.digest);
+        let number = self.records.begin(&name, &wanted.given.identity.digest);
         if let Some(slot) = self.slots().get_mut(&name) {
-            slot.is_tried(&wanted.identity.digest);
+            slot.is_tried(&wanted.given.identity.digest);
         }
         self.keep().await;
-        let prepared = self.prepare(&wanted, &number).await;
+        let prepared = self.prepare(&wanted.given, &number).await;
         if let Some(slot) = self.slots().get_mut(&name) {
-            slot.was_tried(&wanted.identity.digest);
+            slot.was_tried(&wanted.given.identity.digest);
         }
         let taken = match prepared {
             Ok(version) => self.compare_and_commit(&wanted, wish, &version.into(), &number).await,
@@ -87,12 +92,12 @@ impl Lifecycle {
     fn is_wanted(&self, wanted: &Wanted, wish: Wish) -> Result<Option<Arc<Strategy>>, Undone> {
         let current = self.registry.current();
         if matches!(
-            current.standing(&wanted.name),
+            current.standing(&wanted.given.name),
             Some(Standing::Not(_, NotServed::Disabled))
         ) {
             return Err(Undone::Disabled);
         }
-        let active = current.serving(&wanted.name).cloned();
+        let active = current.serving(&wanted.given.name).cloned();
         let generation = active.as_ref().map_or(0, |active| active.generation());
         match wish.generation {
             Some(wished) if wished != generation => Err(Undone::Overtaken(generation)),
@@ -104,17 +109,17 @@ impl Lifecycle {
     fn settle(&self, wanted: &Wanted, wish: Wish, may_pass: bool, serves: bool) {
         let mut slots = self.slots();
         let slot = slots
-            .get_mut(&wanted.name)
+            .get_mut(&wanted.given.name)
             .filter(|_| wanted.is_of_source && !wish.validate_only);
         let Some(slot) = slot else { return };
         // It served and was rolled back before this was noted. For how long it is not looked at, the quarantine says.
-        if slot.had_to_leave(&wanted.identity, self.made.clock.now()) {
+        if slot.had_to_leave(&wanted.given.identity, self.made.clock.now()) {
             return;
         }
         // Whatever it was given besides: the source is not to be looked at again for that.
-        let digest = wanted.identity.digest.clone();
+        let digest = wanted.given.identity.digest.clone();
         let configured = Identity::new(digest, &slot.settings, &self.made.catalog);
-        if configured == wanted.identity || serves {
+        if configured == wanted.given.identity || serves {
             slot.settles(configured, may_pass);
         }
     }
@@ -126,7 +131,7 @@ impl Lifecycle {
         version: &Arc<Version>,
         number: &Number,
     ) -> Result<Activated, Undone> {
-        let name = &wanted.name;
+        let name = &wanted.given.name;
         // One at a time is compared with what serves, so that nothing else takes its place meanwhile, but for what has to.
         let _one_at_a_time = self.way.lock().await;
         let active = self.is_wanted(wanted, wish)?;
@@ -197,8 +202,8 @@ impl Lifecycle {
         slot.condemned = None;
         slot.dormant = None;
         if !wish.by_itself {
-            slot.quarantine.release(&wanted.identity.digest);
-            slot.quarantine.release(&wanted.identity.whole());
+            slot.quarantine.release(&wanted.given.identity.digest);
+            slot.quarantine.release(&wanted.given.identity.whole());
         }
         let record = self.commit(&current, number, strategy).ok_or(Undone::Stopping)?;
         Ok(Activated { record, drift })
@@ -236,14 +241,13 @@ impl Lifecycle {
         record.map(|record| Activated { record, drift }).ok_or(Undone::Stopping)
     }
 
-    pub(super) async fn prepare(&self, wanted: &Wanted, number: &Number) -> Result<Version, Rejected> {
-        let Wanted {
+    pub(super) async fn prepare(&self, given: &Given, number: &Number) -> Result<Version, Rejected> {
+        let Given {
             name,
             bytes,
             identity,
             settings,
-            ..
-        } = wanted;
+        } = given;
         let (engine, catalog) = (&self.made.engine, &self.made.catalog);
         let mut prepared = stages::prepare(engine, name, settings, catalog, identity.clone(), Arc::clone(bytes));
         while let Some(stage) = prepared.stage().await {
@@ -272,15 +276,13 @@ impl Lifecycle {
                 .component(&kept.version.digest)
                 .map_err(|error| error.to_string())?;
             let settings = kept.settings(settings);
-            let wanted = Wanted {
+            let given = Given {
                 name: Arc::clone(name),
                 bytes: bytes.into(),
                 identity: Identity::new(kept.version.digest.clone(), &settings, &self.made.catalog),
                 settings,
-                revision: 0,
-                is_of_source: false,
             };
-            let version = self.prepare(&wanted, number).await;
+            let version = self.prepare(&given, number).await;
             version.map(Arc::new).map_err(|rejected| rejected.to_string())
         };
         made.await.inspect_err(|problem| {

@@ -114,7 +114,7 @@ async fn another_tenants_items_do_not_open() {
     let path = super::super::path(&theirs);
     let path = Path(&path);
     let refused = behind("TENANT#globex", client.clone()).get(&path.current(), &[]).await;
-    let Err(BackendError::Away(told)) = refused else {
+    let Err(BackendError::Denied(told)) = refused else {
         panic!("it opened: {refused:?}");
     };
     assert!(

@@ -132,8 +132,12 @@ async fn what_is_replaced_is_kept_and_only_if_somebody_says_so() {
     let later = now() + Duration::from_secs(1);
     restore(&backup, &to, 5, later, true).unwrap();
     check(&to).unwrap();
-    // Where there is none, nobody has to say anything.
+    // Where there is none, nobody has to say anything. What one left that was killed a while ago goes, and takes no room for ever.
     std::fs::remove_file(&to).unwrap();
+    let killed = folder.path().join(".store.redb.restoring-abc");
+    let file = std::fs::File::create(&killed).unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    file.set_modified(modified - Duration::from_hours(1)).unwrap();
     let restored = restore(&backup, &to, 5, later, false).unwrap();
     assert_eq!(restored.replaced, None);
     check(&to).unwrap();

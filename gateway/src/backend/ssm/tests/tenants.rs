@@ -91,7 +91,7 @@ async fn another_tenants_parameters_do_not_open() {
         parameter(&globex, &shared),
     ];
     let read = store.reads.all(&acme, wanted.to_vec()).await;
-    let Err(BackendError::Away(told)) = &read[0] else {
+    let Err(BackendError::Denied(told)) = &read[0] else {
         panic!("it opened: {read:?}");
     };
     assert!(
@@ -142,6 +142,6 @@ async fn one_that_is_refused_hides_no_other() {
     proxy.take();
     let (found, refused) = tokio::join!(store.read(&acme, &fine), store.read(&globex, &spoiled));
     assert_eq!(found.unwrap().unwrap().value, "x");
-    assert!(matches!(refused, Err(BackendError::Away(_))));
+    assert!(matches!(refused, Err(BackendError::Denied(_))));
     assert_eq!(proxy.take().len(), 3, "together, and then each for itself");
 }
