@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use super::{Check, Examined, Finding};
 use crate::backend::embedded::CACHE_BYTES;
 use crate::quota::UNDER_WAY_BYTES;
-use crate::settings::{BackendKind, Settings};
+use crate::settings::{BackendKind, OnFailure, Settings};
 
 /// What a gateway takes besides what is bounded: code, guests, connections.
 const BESIDES: u64 = 100 << 20;
@@ -74,6 +74,11 @@ fn memory(settings: &Settings) -> Option<Finding> {
 /// As much as it may take, but for what watchers do, which no setting says how many there will be (README, "Sizing").
 fn needed(settings: &Settings) -> ByteSize {
     let Settings { limits, .. } = settings;
+    // What all versions have answered is remembered beside what one has, where that stands in for it.
+    let memories = settings.strategies.values().map(|strategy| match strategy.on_failure {
+        OnFailure::Closed => 1_u64,
+        OnFailure::LastDecision => 2,
+    });
     let decisions = limits.decisions.0.saturating_mul(u64::from(limits.tenants));
     let embedded = settings
         .backends
@@ -83,7 +88,7 @@ fn needed(settings: &Settings) -> ByteSize {
     let parts = [
         settings.cache.max_bytes.0,
         settings.identity.token_memory.0,
-        decisions.saturating_mul(settings.strategies.len() as u64),
+        decisions.saturating_mul(memories.sum()),
         UNDER_WAY_BYTES,
         BESIDES,
     ];

@@ -127,7 +127,7 @@ pub fn restore(
         path: to.to_owned(),
         error,
     })?;
-    give(fresh.as_file(), if is_there { to } else { folder }).map_err(of_store)?;
+    give(fresh.as_file(), [to, folder]).map_err(of_store)?;
     fresh.as_file().sync_all().map_err(of_store)?;
     let replaced = if is_there {
         let kept = beside(to, &format!("replaced-{}", humantime::format_rfc3339_seconds(now)));
@@ -145,13 +145,15 @@ pub fn restore(
     Ok(Restored { contents, replaced })
 }
 
-/// Whoever owns `like` owns the file: root restores for the gateway's user.
-fn give(file: &File, like: &Path) -> io::Result<()> {
-    let (owner, like) = (file.metadata()?, fs::metadata(like)?);
-    if (owner.uid(), owner.gid()) == (like.uid(), like.gid()) || owner.uid() != 0 {
-        return Ok(());
+/// Root restores for the gateway's user: whoever owns the first of these that is not root's owns the file.
+fn give(file: &File, like: [&Path; 2]) -> io::Result<()> {
+    let owner = |metadata: fs::Metadata| (metadata.uid(), metadata.gid());
+    let owners = like.into_iter().filter_map(|like| fs::metadata(like).ok().map(owner));
+    let mut users = owners.filter(|(user, _)| *user != 0);
+    match users.next() {
+        Some((user, group)) if file.metadata()?.uid() == 0 => fchown(file, Some(user), Some(group)),
+        _ => Ok(()),
     }
-    fchown(file, Some(like.uid()), Some(like.gid()))
 }
 
 /// How the name of a file begins that is to be the store at that path.

@@ -146,9 +146,9 @@ impl Group {
             }
             // There is no room for all of them at once: one that takes little is not refused for what others take.
             Err(BackendError::Full) if group.len() > 1 => {
-                for job in group.drain(..) {
-                    self.write(&mut vec![job]);
-                }
+                let mut rest = group.split_off(group.len() / 2);
+                self.write(group);
+                self.write(&mut rest);
             }
             Err(error) => {
                 tracing::error!(%error, changes = group.len(), "the embedded store could not write");

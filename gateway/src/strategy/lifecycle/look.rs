@@ -30,7 +30,7 @@ impl Lifecycle {
         };
         let configured = {
             let slots = self.slots();
-            let slot = slots.get(name).filter(follows);
+            let slot = slots.get(name).filter(|slot| !slot.begins).filter(follows);
             slot.map(|slot| (slot.settings.clone(), slot.revision))
         };
         let Some((settings, revision)) = configured else { return };

@@ -69,6 +69,8 @@ pub(super) struct Slot {
     pub(super) settings: StrategySettings,
     /// Never that of other settings.
     pub(super) revision: u64,
+    /// It is yet to be what it was, or what its source holds: nobody looks for anything newer before.
+    pub(super) begins: bool,
     pub(super) mode: Mode,
     /// Counts how often that was said.
     pub(super) said: u64,
@@ -107,6 +109,7 @@ impl Slot {
         Self {
             settings: settings.clone(),
             revision,
+            begins: true,
             mode,
             said: 0,
             seen,

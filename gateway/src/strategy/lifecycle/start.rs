@@ -42,7 +42,10 @@ impl Lifecycle {
     pub(super) async fn begin(&self, names: &[Arc<str>]) {
         let mut fresh = Vec::new();
         for name in names {
-            fresh.extend(self.begin_again(name).await);
+            match self.begin_again(name).await {
+                Some(one) => fresh.push(one),
+                None => self.has_begun(name),
+            }
         }
         let turn = &Mutex::new(());
         stream::iter(fresh)
@@ -50,8 +53,15 @@ impl Lifecycle {
                 let fetched = self.sources.fetch(&fresh.settings).await;
                 let _turn = turn.lock().await;
                 self.begin_anew(&fresh, fetched).await;
+                self.has_begun(&fresh.name);
             })
             .await;
+    }
+
+    fn has_begun(&self, name: &str) {
+        if let Some(slot) = self.slots().get_mut(name) {
+            slot.begins = false;
+        }
     }
 
     /// Returns what cannot be what it was.
@@ -96,6 +106,7 @@ impl Lifecycle {
         if let Some(slot) = self.slots().get_mut(name) {
             slot.was_tried(digest);
         }
+        self.keep().await;
         match again {
             Ok(ready) => {
                 self.serves(&fresh, ready);
@@ -158,6 +169,7 @@ impl Lifecycle {
             let may_pass = prepared.as_ref().is_err_and(|rejected| rejected.may_pass);
             slot.settles(given.identity, may_pass);
         }
+        self.keep().await;
         let version = prepared.inspect_err(|rejected| {
             let state = State::Rejected(rejected.stage, rejected.reason.clone());
             self.records.change(&number, |record| record.state = state);
