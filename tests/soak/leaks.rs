@@ -141,15 +141,11 @@ impl Leaks {
     }
 }
 
-/// From the median of the second quarter to the median of the last: what is only under way, or for once is not, comes and goes.
+/// From the least of the second quarter to the least of the last: what is only under way comes and goes.
 fn growth(points: &[(f64, f64)]) -> f64 {
     let quarter = (points.len() / 4).max(1);
-    let median = |points: &[(f64, f64)]| {
-        let mut values: Vec<f64> = points.iter().map(|point| point.1).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    median(&points[points.len() - quarter..]) - median(&points[quarter..2 * quarter])
+    let least = |points: &[(f64, f64)]| points.iter().map(|point| point.1).fold(f64::INFINITY, f64::min);
+    least(&points[points.len() - quarter..]) - least(&points[quarter..2 * quarter])
 }
 
 /// What is added in a second, by least squares.
