@@ -44,6 +44,9 @@ const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
 /// The second is drained and killed; the first lives through it all.
 const REPLICAS: usize = 2;
 
+/// From one look for leaks to the next. It takes minutes in which nothing else is soaked.
+const STORMS: u32 = 6;
+
 /// Soaks two gateways.
 #[derive(Parser)]
 struct Options {
@@ -109,12 +112,16 @@ async fn run(soak: &Arc<Soak>, seed: u64, time: Duration, leaks: &mut Leaks) {
     load.spawn(report::progress(Arc::clone(soak)));
     let mut schedule = Schedule::new(seed, soak, &watchers);
     let until = Instant::now() + time;
-    quiet::point(soak, &watchers, leaks).await;
-    while Instant::now() < until {
-        schedule.storm().await;
-        quiet::point(soak, &watchers, leaks).await;
+    for storms in 0_u32.. {
+        let is_over = Instant::now() > until;
+        let is_look = is_over || storms.is_multiple_of(STORMS);
+        quiet::point(soak, &watchers, is_look.then_some(&mut *leaks)).await;
         if let Some(ended) = load.try_join_next() {
             panic!("a part of the load has ended: {ended:?}");
         }
+        if is_over {
+            break;
+        }
+        schedule.storm().await;
     }
 }
