@@ -32,7 +32,7 @@ use tagway::cache::Cache as ConfigCache;
 use tagway::clock::Clock;
 use tagway::config::{Configs, PageTokens};
 use tagway::identity::development::{Claims, DevelopmentKey};
-use tagway::identity::{Identity, KeySets, Token, VerifiedTenant};
+use tagway::identity::{KeySets, Token, VerifiedTenant, Verifier};
 use tagway::internals;
 use tagway::key::ConfigKey;
 use tagway::placement::CachePolicy;
@@ -123,7 +123,7 @@ async fn compare(what: &str, calls: usize, floor: impl Fn(usize), gateway: impl 
 /// A token that verified before, out of a request's metadata, beside a look into a cache. Returns one's tenant.
 async fn tokens(settings: &Settings, key: &DevelopmentKey) -> VerifiedTenant {
     let keys = KeySets::open(&settings.identity).await.unwrap();
-    let identity = Identity::new(&settings.identity, keys, Clock::system());
+    let verifier = Verifier::new(&settings.identity, keys, Clock::system());
     let cache = Cache::new(2 * SEVERAL);
     let mut tokens: Vec<Token> = Vec::new();
     let mut requests = Vec::new();
@@ -139,7 +139,7 @@ async fn tokens(settings: &Settings, key: &DevelopmentKey) -> VerifiedTenant {
         let token = key.mint(&claims, &Clock::system()).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, format!("Bearer {}", token.reveal()).parse().unwrap());
-        let tenant = identity.verify(&headers).await.unwrap();
+        let tenant = verifier.verify(&headers).await.unwrap();
         cache.insert(token.clone(), Arc::clone(tenant.caller()));
         tokens.push(token);
         requests.push(headers);
@@ -148,10 +148,10 @@ async fn tokens(settings: &Settings, key: &DevelopmentKey) -> VerifiedTenant {
         "remembered token",
         10_000,
         |call| drop(black_box(cache.get(&tokens[call % SEVERAL]).unwrap())),
-        async |call| drop(black_box(identity.verify(&requests[call % SEVERAL]).await.unwrap())),
+        async |call| drop(black_box(verifier.verify(&requests[call % SEVERAL]).await.unwrap())),
     )
     .await;
-    identity.verify(&requests[0]).await.unwrap()
+    verifier.verify(&requests[0]).await.unwrap()
 }
 
 fn key(snapshot: &Snapshot, number: usize) -> ConfigKey {
@@ -315,8 +315,8 @@ async fn kept_reads(settings: &Settings, registry: Registry, tenant: &VerifiedTe
         Arc::clone(&near),
     );
     let keys = KeySets::open(&settings.identity).await.unwrap();
-    let identity = Identity::new(&settings.identity, keys, Clock::system());
-    let service = internals::config_service(settings, Arc::new(configs), Arc::new(identity), Hub::new(near));
+    let verifier = Verifier::new(&settings.identity, keys, Clock::system());
+    let service = internals::config_service(settings, Arc::new(configs), Arc::new(verifier), Hub::new(near));
     let keys: Vec<String> = (0..SEVERAL)
         .map(|number| format!("tenant_config_kept/{number}"))
         .collect();

@@ -31,7 +31,7 @@ use crate::cache::{Cache, Snapshot};
 use crate::clock::Clock;
 use crate::config::{Configs, PageTokens};
 use crate::folder::PrivateFolder;
-use crate::identity::{Identity, KeySets};
+use crate::identity::{KeySets, Verifier};
 use crate::quota::Quotas;
 use crate::server::{Admin, Administration, Door, Readiness, Services, serve_admin, serve_grpc, serve_ops};
 use crate::settings::{BackendKind, IdentitySettings, KeyFile, Settings, Source};
@@ -64,7 +64,7 @@ pub struct App {
     settings: Settings,
     listeners: Listeners,
     keys: Arc<KeySets>,
-    identity: Arc<Identity>,
+    verifier: Arc<Verifier>,
     lifecycle: Arc<Lifecycle>,
     configs: Arc<Configs>,
     cache: Arc<Cache>,
@@ -91,7 +91,7 @@ impl App {
         let parts = Parts::new(clock.clone());
         let certificates = open_certificates(&settings, &parts)?;
         let keys = KeySets::open(&settings.identity).await?;
-        let identity = Arc::new(Identity::new(&settings.identity, Arc::clone(&keys), clock.clone()));
+        let verifier = Arc::new(Verifier::new(&settings.identity, Arc::clone(&keys), clock.clone()));
         let stores = BackendMetrics::default();
         let (catalog, backups) = open_catalog(&settings, &parts, &stores, &clock).await?;
         let page_tokens = page_tokens(&settings, &clock)?;
@@ -130,7 +130,7 @@ impl App {
             clock: &clock,
         };
         let events = Events::open(&made_of, published).await?;
-        let admins = Identity::new(&admins(&settings.identity), Arc::clone(&keys), clock.clone());
+        let admins = Verifier::new(&admins(&settings.identity), Arc::clone(&keys), clock.clone());
         let configs = Arc::new(Configs::new(
             Arc::clone(&registry),
             catalog,
@@ -168,7 +168,7 @@ impl App {
             settings,
             listeners,
             keys,
-            identity,
+            verifier,
             lifecycle,
             configs,
             cache,
@@ -240,7 +240,7 @@ impl App {
             .snapshot
             .map(|snapshot| tokio::spawn(snapshot.run(Arc::clone(&self.cache), over.clone())));
         let services = Services {
-            identity: self.identity,
+            verifier: self.verifier,
             configs: self.configs,
             hub,
             quotas: Arc::clone(&self.quotas),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 
@@ -31,8 +31,11 @@ const QUEUE: usize = 1024;
 /// A line that is not written within this has the sink taken for away.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Refusals of one tenant, or of all who are none, that are written down in a second. So many at once.
+/// Refusals of one tenant, of one subject, or of all who are neither, that are written down in a second. So many at once.
 pub const NOTED: NonZero<u32> = NonZero::<u32>::MIN.saturating_add(49);
+
+/// Subjects whose refusals are counted. Where there are more, those of the last second are.
+const SUBJECTS: usize = 1024;
 
 /// The audit of one replica, or none.
 pub struct Audit(Option<Open>);
@@ -45,7 +48,8 @@ struct Open {
     /// Refusals that were counted and no more, since the last line.
     omitted: AtomicU64,
     strangers: DefaultDirectRateLimiter,
-    callers: DefaultDirectRateLimiter,
+    /// By subject.
+    callers: DefaultKeyedRateLimiter<String>,
     replica: Arc<str>,
     clock: Clock,
     metrics: AuditMetrics,
@@ -99,7 +103,7 @@ impl Audit {
             health,
             omitted: AtomicU64::new(0),
             strangers: RateLimiter::direct(Quota::per_second(NOTED)),
-            callers: RateLimiter::direct(Quota::per_second(NOTED)),
+            callers: RateLimiter::keyed(Quota::per_second(NOTED)),
             replica,
             clock,
             metrics,
@@ -154,16 +158,24 @@ impl Audit {
 
     /// Writes down that somebody of whom nothing is known was not let, if those are not too many.
     pub fn note_stranger(&self, record: Record<'_>) {
-        self.note_if(|open| &open.strangers, record);
+        self.note_if(|open| open.strangers.check().is_ok(), record);
     }
 
     /// The same of somebody who showed a good token, for what it does not grant.
     pub fn note_caller(&self, record: Record<'_>) {
-        self.note_if(|open| &open.callers, record);
+        let subject = record.subject.to_owned();
+        let may_be_noted = |open: &Open| {
+            if open.callers.len() >= SUBJECTS {
+                // Those who were not refused for a while begin anew.
+                open.callers.retain_recent();
+            }
+            open.callers.check_key(&subject).is_ok()
+        };
+        self.note_if(may_be_noted, record);
     }
 
-    fn note_if(&self, limiter: impl FnOnce(&Open) -> &DefaultDirectRateLimiter, record: Record<'_>) {
-        if self.0.as_ref().is_some_and(|open| limiter(open).check().is_ok()) {
+    fn note_if(&self, may_be_noted: impl FnOnce(&Open) -> bool, record: Record<'_>) {
+        if self.0.as_ref().is_some_and(may_be_noted) {
             self.note(record);
         } else {
             self.omit();

@@ -228,6 +228,14 @@ impl Cache {
         }
     }
 
+    /// Something changed at a place of which it is known what stands: who watches it may not have been told, and looks.
+    pub fn is_known(&self, place: &Place) {
+        if let Some((_, since)) = self.believed(place) {
+            let doubt = Doubt::None;
+            self.feed.put(place, Changed { since, doubt });
+        }
+    }
+
     /// What a placement's own policy comes to here.
     #[must_use]
     pub fn policy(&self, own: Option<CachePolicy>) -> CachePolicy {

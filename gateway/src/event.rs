@@ -7,22 +7,22 @@
 
 mod dispatch;
 mod envelope;
+mod listener;
 mod metrics;
 mod publish;
 mod queue;
 mod receive;
-mod source;
 mod stores;
 mod sweep;
 
 pub use dispatch::Dispatch;
 pub use envelope::Unreadable;
+pub use listener::{Listener, Queue};
 pub use metrics::EventMetrics;
 pub use publish::{Published, Publisher};
 pub use queue::Queues;
 pub(crate) use queue::{PREFIX, is_of_nothing};
 pub use receive::Receiver;
-pub use source::{Queue, Source};
 pub use stores::Stores;
 pub use sweep::Sweep;
 

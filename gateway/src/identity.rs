@@ -222,14 +222,14 @@ impl Deref for Writer {
 }
 
 /// Verifies tokens.
-pub struct Identity {
+pub struct Verifier {
     keys: Arc<KeySets>,
     rules: claims::Rules,
     remembered: remembered::Remembered,
     clock: Clock,
 }
 
-impl Identity {
+impl Verifier {
     /// Verifies against `keys` by the rules of `settings`.
     #[must_use]
     pub fn new(settings: &IdentitySettings, keys: Arc<KeySets>, clock: Clock) -> Self {

@@ -7,7 +7,7 @@ use tagway_proto::v1::config_service_server::ConfigService;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConfigError, Configs, PageTokens};
-use crate::identity::{Identity, VerifiedTenant};
+use crate::identity::{VerifiedTenant, Verifier};
 use crate::quota::Quotas;
 use crate::server::Watches;
 use crate::settings::Settings;
@@ -41,7 +41,7 @@ pub fn open_page(tokens: &PageTokens, tenant: &VerifiedTenant, request: &str, to
 pub fn config_service(
     settings: &Settings,
     configs: Arc<Configs>,
-    identity: Arc<Identity>,
+    verifier: Arc<Verifier>,
     hub: Arc<Hub>,
 ) -> impl ConfigService {
     let stop = CancellationToken::new();
@@ -49,7 +49,7 @@ pub fn config_service(
     let quotas = Quotas::new(&settings.quota);
     let watches = Watches::new(
         Arc::clone(&configs),
-        identity,
+        verifier,
         hub,
         Arc::clone(&quotas),
         server,

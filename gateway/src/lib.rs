@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod event;
+mod fair_semaphore;
 mod folder;
 pub mod identity;
 #[cfg(feature = "internals")]

@@ -25,10 +25,15 @@ const TENANTS: usize = 100_000;
 /// Of all requests and answers that are under way. A tenant that has none may have one whatever the others hold.
 pub(crate) const UNDER_WAY_BYTES: u64 = 256 << 20;
 
+/// Of all that watchers have sent and that is kept for them. So much a tenant may have whatever the others have.
+pub(crate) const KEPT_BYTES: u64 = 128 << 20;
+const KEPT_ANYWAY: u64 = 64 << 10;
+
 /// The quotas of one replica.
 pub struct Quotas {
     settings: ArcSwap<QuotaSettings>,
     bytes: Arc<AtomicU64>,
+    kept: Arc<AtomicU64>,
     shares: Cache<TenantId, Arc<Share>, UnitWeighter, DefaultHashBuilder, WhileUsed>,
 }
 
@@ -43,6 +48,8 @@ pub struct Share {
     connections: AtomicU64,
     bytes: AtomicU64,
     bytes_of_all: Arc<AtomicU64>,
+    kept: AtomicU64,
+    kept_of_all: Arc<AtomicU64>,
     most: ArcSwap<QuotaSettings>,
     /// Refusals that are written down.
     notes: DefaultDirectRateLimiter,
@@ -51,9 +58,16 @@ pub struct Share {
 }
 
 /// One of its requests, until this is dropped.
+#[derive(Debug)]
 pub struct UnderWay {
     share: Arc<Share>,
     bytes: AtomicU64,
+}
+
+/// Bytes that one of its requests holds besides, until this is dropped.
+pub struct Meanwhile<'u> {
+    under_way: &'u UnderWay,
+    bytes: u64,
 }
 
 /// Bytes on their way to it, until this is dropped.
@@ -68,6 +82,12 @@ pub struct Connected(Arc<Share>);
 
 /// One of its streams, until this is dropped.
 pub struct Stream(Arc<Share>);
+
+/// What one of its streams or subscriptions has sent and is kept for it, until this is dropped.
+pub struct Kept {
+    share: Arc<Share>,
+    bytes: AtomicU64,
+}
 
 /// Keys that one of its subscriptions holds, until this is dropped.
 pub struct Watched {
@@ -92,6 +112,9 @@ pub enum Exceeded {
     /// Bytes of requests and answers that are under way.
     #[error("its requests and answers under way hold {0} bytes, as many as there is room left for others")]
     Bytes(u64),
+    /// Bytes that are kept for watchers.
+    #[error("what its watchers have sent holds {0} bytes, more than there is room left for others")]
+    Kept(u64),
     /// Streams.
     #[error("more than {0} streams")]
     Streams(u32),
@@ -109,6 +132,7 @@ impl Quotas {
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings.clone()),
             bytes: Arc::default(),
+            kept: Arc::default(),
             shares: Cache::with(TENANTS, TENANTS as u64, UnitWeighter, hasher, lifecycle),
         })
     }
@@ -142,6 +166,8 @@ impl Quotas {
                 connections: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 bytes_of_all: Arc::clone(&self.bytes),
+                kept: AtomicU64::new(0),
+                kept_of_all: Arc::clone(&self.kept),
                 most: ArcSwap::new(settings),
                 notes: RateLimiter::direct(Quota::per_second(NOTED)),
                 told: RateLimiter::direct(Quota::per_minute(NonZero::<u32>::MIN)),
@@ -245,6 +271,15 @@ impl Share {
         }
     }
 
+    /// What one more stream or subscription sends, which is nothing yet.
+    #[must_use]
+    pub fn kept(self: &Arc<Self>) -> Kept {
+        Kept {
+            share: Arc::clone(self),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
     /// Keys of one more subscription, which holds none yet.
     #[must_use]
     pub fn watched(self: &Arc<Self>) -> Watched {
@@ -267,6 +302,46 @@ impl UnderWay {
         }
         Ok(())
     }
+
+    fn lets_go(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.share.let_go(bytes);
+    }
+
+    /// What it is about to hold, and not until it has been answered.
+    #[must_use]
+    pub fn meanwhile(&self) -> Meanwhile<'_> {
+        Meanwhile {
+            under_way: self,
+            bytes: 0,
+        }
+    }
+}
+
+impl Meanwhile<'_> {
+    /// It is so many bytes now.
+    pub fn holds(&mut self, bytes: u64) -> Result<(), Exceeded> {
+        self.under_way.lets_go(std::mem::replace(&mut self.bytes, bytes));
+        self.under_way.holds(bytes)
+    }
+}
+
+impl Kept {
+    /// It is so many bytes.
+    pub fn holds(&self, bytes: u64) -> Result<(), Exceeded> {
+        let before = self.bytes.swap(bytes, Ordering::Relaxed);
+        let becomes = |count: &AtomicU64| {
+            // Added first, so that it is never less than nothing.
+            let with_both = count.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            count.fetch_sub(before, Ordering::Relaxed);
+            with_both - before
+        };
+        let (own, all) = (becomes(&self.share.kept), becomes(&self.share.kept_of_all));
+        if bytes > before && own > KEPT_BYTES.saturating_sub(all).max(KEPT_ANYWAY) {
+            return Err(self.share.refused(Exceeded::Kept(own)));
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Connected {
@@ -279,6 +354,20 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         self.share.let_go(self.bytes.load(Ordering::Relaxed));
         self.share.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Meanwhile<'_> {
+    fn drop(&mut self) {
+        self.under_way.lets_go(self.bytes);
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        self.share.kept.fetch_sub(bytes, Ordering::Relaxed);
+        self.share.kept_of_all.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -407,6 +496,62 @@ mod tests {
         assert_eq!(again.holds(large), Ok(()));
         drop((again, other));
         assert_eq!(quotas.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_a_request_holds_meanwhile_counts_and_is_let_go() {
+        let quotas = quotas(100_000, 1, 1);
+        let acme = quotas.of(&"acme".parse().unwrap());
+        let (first, second) = (acme.request(100).unwrap(), acme.request(100).unwrap());
+        let mut meanwhile = first.meanwhile();
+        for pages in 1..=32 {
+            assert_eq!(
+                meanwhile.holds(pages * (4 << 20)),
+                Ok(()),
+                "one may hold whatever it needs"
+            );
+        }
+        assert!(matches!(second.holds(4 << 20), Err(Exceeded::Bytes(_))));
+        assert_eq!(meanwhile.holds(4 << 20), Ok(()));
+        assert_eq!(second.holds(4 << 20), Ok(()));
+        drop(meanwhile);
+        // What was too much is counted too, until its request goes.
+        assert_eq!(quotas.bytes.load(Ordering::Relaxed), 8 << 20);
+        drop((first, second));
+        assert_eq!(quotas.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_watchers_send_leaves_room_for_what_others_send() {
+        let quotas = quotas(100_000, 1, 1);
+        let of = |tenant: &str| quotas.of(&tenant.parse().unwrap());
+        let mut held = Vec::new();
+        for tenant in ["acme", "globex"] {
+            let share = of(tenant);
+            let before = held.len();
+            loop {
+                let kept = share.kept();
+                let sent = kept.holds(4 << 20);
+                held.push(kept);
+                if sent.is_err() {
+                    break;
+                }
+            }
+            assert_eq!(
+                held.len() - before,
+                if tenant == "acme" { 17 } else { 8 },
+                "{tenant}: half of what there is"
+            );
+        }
+        // However little is left, a tenant may have some.
+        let full = of("initech").kept();
+        assert!(full.holds(KEPT_BYTES).is_err());
+        let other = of("hooli").kept();
+        assert_eq!(other.holds(KEPT_ANYWAY), Ok(()));
+        assert!(matches!(other.holds(KEPT_ANYWAY + 1), Err(Exceeded::Kept(_))));
+        assert_eq!(other.holds(1), Ok(()), "less is never too much");
+        drop((held, full, other));
+        assert_eq!(quotas.kept.load(Ordering::Relaxed), 0);
     }
 
     #[test]

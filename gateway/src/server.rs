@@ -42,7 +42,7 @@ use tower::{Service, ServiceBuilder};
 use crate::audit::Audit;
 use crate::clock::jittered;
 use crate::config::Configs;
-use crate::identity::Identity;
+use crate::identity::Verifier;
 use crate::quota::Quotas;
 use crate::settings::{LimitSettings, ServerSettings};
 use crate::watch::Hub;
@@ -53,6 +53,7 @@ use config_service::ConfigServiceImpl;
 use deadline::Deadline;
 use in_flight::InFlight;
 use measured::Measured;
+use peer::LASTING;
 use shape::Shape;
 use traced::Traced;
 use within_quota::WithinQuota;
@@ -89,7 +90,7 @@ const HEADER_BYTES: u32 = 32 << 10;
 /// What is served.
 pub struct Services {
     /// Whose tokens are believed.
-    pub identity: Arc<Identity>,
+    pub verifier: Arc<Verifier>,
     /// What tenants ask for.
     pub configs: Arc<Configs>,
     /// What they watch.
@@ -110,7 +111,7 @@ pub struct Administration {
     /// What they ask for.
     pub admin: Arc<Admin>,
     /// Whose tokens.
-    pub identity: Arc<Identity>,
+    pub verifier: Arc<Verifier>,
     /// What is counted.
     pub metrics: RequestMetrics,
     in_flight: InFlight,
@@ -136,12 +137,12 @@ pub async fn serve_admin(
 impl Administration {
     /// That, for these.
     #[must_use]
-    pub fn new(admin: Arc<Admin>, identity: Arc<Identity>, metrics: RequestMetrics) -> Self {
+    pub fn new(admin: Arc<Admin>, verifier: Arc<Verifier>, metrics: RequestMetrics) -> Self {
         Self {
             admin,
-            identity,
+            verifier,
             metrics,
-            in_flight: InFlight::new(ADMINS),
+            in_flight: InFlight::new(ADMINS, ADMINS as usize),
         }
     }
 
@@ -162,7 +163,7 @@ impl Administration {
                 at_most: limits.request_timeout.max(ACTIVATION),
             }))
             .layer(AroundLayer(AuthenticateAdmin {
-                identity: self.identity,
+                verifier: self.verifier,
                 audit: Arc::clone(&self.admin.audit),
             }))
             .layer(AroundLayer(Shape))
@@ -197,7 +198,11 @@ fn reflection(server: &ServerSettings, limits: &LimitSettings) -> Option<impl Mo
 /// A service for who has no token, bounded so that nobody needs to know who they are.
 fn for_anybody(limits: &LimitSettings, service: impl Mounted) -> impl Mounted {
     ServiceBuilder::new()
-        .layer(AroundLayer(InFlight::new(ANYBODY)))
+        // Of answers without an end half of what all connections could have: who would use them up has to have half of those.
+        .layer(AroundLayer(InFlight::new(
+            ANYBODY,
+            limits.connections as usize * LASTING / 2,
+        )))
         .layer(AroundLayer(Deadline {
             at_most: limits.request_timeout,
         }))
@@ -235,7 +240,7 @@ pub async fn serve_grpc(
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let Services {
-        identity,
+        verifier,
         configs,
         hub,
         quotas,
@@ -244,10 +249,10 @@ pub async fn serve_grpc(
         admin,
     } = services;
     let (mut health, health_service) = tonic_health::server::health_reporter();
-    let in_flight = InFlight::new(limits.in_flight);
+    let in_flight = InFlight::new(limits.in_flight, 0);
     let watches = Watches::new(
         Arc::clone(&configs),
-        Arc::clone(&identity),
+        Arc::clone(&verifier),
         hub,
         Arc::clone(&quotas),
         server,
@@ -274,7 +279,7 @@ pub async fn serve_grpc(
         }))
         // The first wall. Behind it there is a verified tenant, before it nothing that knows of any.
         .layer(AroundLayer(Authenticate {
-            identity,
+            verifier,
             quotas: Arc::clone(&quotas),
             audit: Arc::clone(&audit),
         }))

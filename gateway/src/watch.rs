@@ -21,6 +21,7 @@ use crate::config::Config;
 
 pub use compared::{Listing, Stood, Watched, WatchedPlace, WatchedRange};
 pub use hub::Hub;
+pub(crate) use hub::{PAGE_BYTES, PAGES};
 pub use ledger::{Ledger, Told};
 pub use marks::{Marks, Progress};
 pub use metrics::{Counted, WatchMetrics};

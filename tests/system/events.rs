@@ -433,7 +433,8 @@ def stack(name, body, **parameters):
     waiter.wait(StackName=name, WaiterConfig={{'Delay': 0.1, 'MaxAttempts': 600}})
     output, = cloudformation.describe_stacks(StackName=name)['Stacks'][0]['Outputs']
     return output['OutputValue']
-topic = stack('topic', {topic})
+stack('topic-without-bucket', {topic})
+topic = stack('topic', {topic}, StrategyBucket='plugins')
 print(stack('raw', {queue}, TopicArn=topic, QueueName='tagway-0'))
 # One that says what it comes from.
 print(stack('wrapped', {wrapped}, TopicArn=topic, QueueName='tagway-1'))"

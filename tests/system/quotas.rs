@@ -135,6 +135,57 @@ async fn who_watches_what_is_not_there_has_it_counted_too() {
     watcher.until(|_, kind| is_too_fast(kind)).await;
 }
 
+/// What a subscription came to: all was told, or it was refused, or its stream was in the middle of a message.
+async fn answer(watcher: &mut Watcher) -> Result<(), (String, String)> {
+    loop {
+        match watcher.next().await {
+            Ok((_, Kind::Synced(_))) => return Ok(()),
+            Ok((_, Kind::Ended(ended))) => {
+                let failure = ended.failure.unwrap();
+                return Err((failure.reason, failure.message));
+            }
+            Ok(_) => {}
+            Err(status) => return Err((refused(&status).reason, status.message().to_owned())),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_watchers_have_sent_is_bounded_for_each_tenant() {
+    let gateway = Gateway::start_within("watched_keys = 10_000_000");
+    let (acme, globex) = (gateway.client("acme").await, gateway.client("globex").await);
+    let names: Vec<String> = (0..1000)
+        .map(|number| format!("tenant_config_{}{number:03}", "x".repeat(230)))
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut watchers = Vec::new();
+    let refused = loop {
+        let mut watcher = Watcher::open(&acme).await.unwrap();
+        watcher.subscribe(to_keys("many", &names));
+        let answer = timeout(PATIENCE, answer(&mut watcher)).await.expect("it is answered");
+        watchers.push(watcher);
+        if let Err(refused) = answer {
+            break refused;
+        }
+    };
+    assert_eq!(refused.0, "QUOTA");
+    assert!(refused.1.contains("what its watchers have sent"), "{refused:?}");
+    // A quarter of a megabyte each, twice: as it came, and as it is kept; and half of what all may.
+    assert!((100..=140).contains(&watchers.len()), "{}", watchers.len());
+    drop(Watcher::of(&globex, to_keys("many", &names)).await);
+    drop(watchers);
+    let again = async {
+        loop {
+            let mut watcher = Watcher::open(&acme).await.unwrap();
+            watcher.subscribe(to_keys("many", &names));
+            if answer(&mut watcher).await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.expect("who goes makes room");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn quotas_are_taken_up_while_the_gateway_runs() {
     let gateway = Gateway::start_within("requests_per_second = 1");

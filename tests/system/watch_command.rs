@@ -221,6 +221,31 @@ async fn a_command_that_reads_nothing_is_no_matter_and_the_last_refusal_arrives(
 }
 
 #[tokio::test]
+async fn a_token_in_a_file_is_read_again_when_it_has_ended() {
+    let gateway = Gateway::start_with("jwks_refresh = \"1s\"");
+    let client = gateway.client("acme").await;
+    client.put(A, "1").await.unwrap();
+    let key_of_next = Key::ed("next");
+    let folder = gateway.folder.path();
+    let token = folder.join("token");
+    let keys = |keys: &[&Key]| fs::write(folder.join("keys.json"), key_set(keys).to_string()).unwrap();
+    fs::write(&token, gateway.key.token(&claims("acme")) + "\n").unwrap();
+    let watch = Watch::with_token(&gateway, &format!("@{}", token.display()), &[A]);
+    assert_eq!(watch.until("synced"), [("put".to_owned(), A.to_owned())]);
+    // The next one is there before this one ends, as with everybody who renews tokens.
+    fs::write(&token, key_of_next.token(&claims("acme"))).unwrap();
+    keys(&[&key_of_next]);
+    let mut told = watch.until("synced");
+    assert_eq!(told.remove(0).0, "reconnecting");
+    assert_eq!(told, [], "it goes on with what it holds");
+    // Where there is no newer one, it ends.
+    keys(&[&gateway.key]);
+    let (status, err) = watch.ends();
+    assert_eq!(status.code(), Some(5), "{err}");
+    assert!(err.contains("(TOKEN_SIGNATURE)"), "{err}");
+}
+
+#[tokio::test]
 async fn a_gateway_that_comes_again_is_watched_again_and_only_what_differs_is_printed() {
     let plain = settings("file:keys.json", "").replace("[server]", "[server]\ndrain = \"1s\"");
     let key = Arc::new(Key::ed("first"));

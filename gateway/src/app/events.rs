@@ -15,7 +15,7 @@ use super::StartError;
 use crate::backend::{AwsSettings, Catalog};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::event::{Dispatch, EventMetrics, Published, Publisher, Queue, Queues, Receiver, Source, Stores, Sweep};
+use crate::event::{Dispatch, EventMetrics, Listener, Published, Publisher, Queue, Queues, Receiver, Stores, Sweep};
 use crate::settings::{self, EventsKind, EventsSettings, Settings};
 use crate::status::Parts;
 use crate::watch::Hub;
@@ -41,13 +41,13 @@ pub(super) struct Events {
     metrics: EventMetrics,
     sweep: Arc<Sweep>,
     dispatch: Arc<Dispatch>,
-    source: Option<Source>,
+    listener: Option<Listener>,
     publisher: Option<Publisher>,
 }
 
 /// All of it, at work.
 pub(super) struct Running {
-    source: Option<JoinHandle<()>>,
+    listener: Option<JoinHandle<()>>,
     publisher: Option<JoinHandle<()>>,
     /// Nothing more will be written.
     over: CancellationToken,
@@ -86,7 +86,7 @@ impl Events {
             metrics,
             sweep,
             dispatch,
-            source: None,
+            listener: None,
             publisher: None,
         };
         match events.kind {
@@ -126,7 +126,7 @@ impl Events {
             url: String::new(),
             dispatch: Arc::clone(&self.dispatch),
         };
-        self.source = Some(Source {
+        self.listener = Some(Listener {
             queue,
             receiver,
             sweep: Arc::clone(&self.sweep),
@@ -161,14 +161,14 @@ impl Events {
         let mut others = vec![tokio::spawn(async move { sweep.run().await })];
         let dispatch = self.dispatch;
         others.push(tokio::spawn(async move { dispatch.run().await }));
-        let source = self.source.map(|source| tokio::spawn(source.run(stop)));
+        let listener = self.listener.map(|listener| tokio::spawn(listener.run(stop)));
         let over = CancellationToken::new();
         let publisher = self.publisher.map(|publisher| {
             let over = over.clone();
             tokio::spawn(async move { publisher.run(over).await })
         });
         Running {
-            source,
+            listener,
             publisher,
             over,
             others,
@@ -184,7 +184,7 @@ impl Running {
             other.abort();
         }
         // What is left untold, if nobody waits so long, others' sweeps find, and what is left behind they reap.
-        for task in [self.publisher, self.source].into_iter().flatten() {
+        for task in [self.publisher, self.listener].into_iter().flatten() {
             _ = task.await;
         }
     }

@@ -49,6 +49,29 @@ async fn a_line_says_what_is_known_and_is_there_when_it_is_done() {
 }
 
 #[tokio::test]
+async fn one_subjects_flood_of_refusals_hides_no_others() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let (audit, _) = open(&path);
+    let refused = |subject| {
+        audit.note_caller(Record {
+            subject,
+            ..Record::new("GetConfig", Outcome::Refused)
+        });
+    };
+    for _ in 0..1000 {
+        refused("loud");
+    }
+    refused("quiet");
+    // What is asked for afterwards is written afterwards.
+    done(&audit, "t_a").await.unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    let of = |subject: &str| text.lines().filter(|line| line.contains(subject)).count();
+    assert_eq!(of("quiet"), 1);
+    assert!((50..100).contains(&of("loud")), "{}", of("loud"));
+}
+
+#[tokio::test]
 async fn a_torn_line_is_ended_and_a_file_that_was_moved_away_is_begun_anew() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("audit.jsonl");

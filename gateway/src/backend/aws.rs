@@ -6,7 +6,6 @@
 //! also where ours fell. All clients share one connection pool and one budget of retries.
 
 pub(crate) mod failure;
-pub(super) mod room;
 #[cfg(test)]
 pub(crate) mod stand_in;
 mod traced;
@@ -29,10 +28,10 @@ use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::{Builder, Connector, tls};
 use futures_util::future::BoxFuture;
 use quick_cache::sync::Cache;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{Access, BackendError};
+use crate::fair_semaphore::FairSemaphore;
 use crate::identity::VerifiedTenant;
 use crate::key::TenantId;
 use crate::placement::Space;
@@ -69,7 +68,7 @@ pub struct AwsSettings {
     pub tenant_role: Option<String>,
     /// Of one operation, its calls and their retries included.
     pub timeout: Duration,
-    /// Calls at once. More wait.
+    /// Calls at once, of one tenant three quarters of them. More wait.
     pub in_flight: u32,
     /// Tenants whose sessions are kept.
     pub tenants: u32,
@@ -159,7 +158,7 @@ pub(super) struct Aws<C> {
     /// With the gateway's own credentials.
     own: C,
     sessions: Cache<TenantId, C>,
-    calls: Semaphore,
+    calls: FairSemaphore,
 }
 
 impl<C: Clone> Aws<C> {
@@ -170,7 +169,7 @@ impl<C: Clone> Aws<C> {
         Self {
             own: client(&config, retries.clone()),
             sessions: Cache::new(settings.tenants as usize),
-            calls: Semaphore::new(settings.in_flight as usize),
+            calls: FairSemaphore::new(settings.in_flight as usize),
             settings,
             config,
             retries,
@@ -213,19 +212,25 @@ impl<C: Clone> Aws<C> {
     /// One call, when there is room for it.
     pub(super) async fn call<T, E>(
         &self,
+        tenant: &TenantId,
         operation: &'static str,
         sent: BoxFuture<'_, Result<T, SdkError<E>>>,
     ) -> Result<T, BackendError>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        self.send(sent).await.map_err(|error| self.failed(operation, &error))
+        self.send(tenant, sent)
+            .await
+            .map_err(|error| self.failed(operation, &error))
     }
 
     /// The same, for who reads the error first.
-    pub(super) async fn send<T, E>(&self, sent: BoxFuture<'_, Result<T, SdkError<E>>>) -> Result<T, SdkError<E>> {
-        // It is never closed.
-        let _room = self.calls.acquire().await;
+    pub(super) async fn send<T, E>(
+        &self,
+        tenant: &TenantId,
+        sent: BoxFuture<'_, Result<T, SdkError<E>>>,
+    ) -> Result<T, SdkError<E>> {
+        let _permit = self.calls.enter(tenant).await;
         sent.await
     }
 
@@ -255,8 +260,8 @@ impl<C: Clone> Aws<C> {
     /// It was not done in time.
     pub(super) fn late(&self) -> BackendError {
         let AwsSettings { id, timeout, .. } = &self.settings;
-        let why = if self.calls.available_permits() == 0 {
-            "all of in_flight were under way, waiting for it"
+        let why = if self.calls.is_full() {
+            "all of in_flight were under way, or one tenant's three quarters of it, waiting for it"
         } else {
             "check the network and endpoint_url"
         };

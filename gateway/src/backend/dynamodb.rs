@@ -21,13 +21,13 @@ use aws_sdk_dynamodb::config::retry::RetryPartition;
 use tokio::time::Instant;
 
 use super::aws::failure::Unreadable;
-use super::aws::room::Room;
 use super::aws::{Aws, AwsSettings, NoRegion, Traced};
 use super::{
     Access, Backend, BackendError, Capabilities, Conditions, Deleted, Entry, HistoryPage, NewEntry, Page, PageRequest,
     ReadMany, WriteError, scope_root,
 };
 use crate::clock::Clock;
+use crate::fair_semaphore::FairSemaphore;
 use crate::identity::VerifiedTenant;
 use crate::key::Name;
 use crate::placement::{PhysicalName, PhysicalRange, Space};
@@ -68,7 +68,7 @@ pub struct DynamoDb {
     aws: Aws<Client>,
     table: Arc<str>,
     history_ttl: Option<Duration>,
-    batches: Room,
+    batches: FairSemaphore,
     clock: Clock,
 }
 
@@ -95,7 +95,7 @@ impl DynamoDb {
             aws,
             table: table.into(),
             history_ttl,
-            batches: Room::new(BATCHES),
+            batches: FairSemaphore::new(BATCHES),
             clock,
         }
     }
@@ -120,6 +120,7 @@ impl DynamoDb {
             store: self,
             pk: partition_key(tenant, range, access)?,
             client: self.aws.client(tenant, range.space(), access).await,
+            tenant: tenant.id().clone(),
         })
     }
 }
@@ -198,7 +199,9 @@ impl Backend for DynamoDb {
             let Some(client) = client else {
                 return Ok((HashMap::new(), Vec::new()));
             };
-            let (found, unread) = self.get_many(&client, keys.into_values().collect(), bytes).await?;
+            let (found, unread) = self
+                .get_many(tenant.id(), &client, keys.into_values().collect(), bytes)
+                .await?;
             let found = found.into_iter().filter_map(|found| Some((item::key(&found)?, found)));
             Ok::<_, BackendError>((found.collect(), unread))
         };

@@ -28,6 +28,7 @@ use super::{
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::fair_semaphore::FairSemaphore;
 use crate::identity::VerifiedTenant;
 use crate::key::Name;
 use crate::placement::{PhysicalName, PhysicalRange};
@@ -74,7 +75,12 @@ pub const CAPABILITIES: Capabilities = Capabilities {
 pub struct Embedded {
     store: Arc<Store>,
     writer: Writer,
+    /// For reads of many records, whose answers are megabytes.
+    reads: FairSemaphore,
 }
+
+/// Reads of many records at once. They are done on as many threads as there may be, and more of them than there are cores are no faster.
+const READS: usize = 16;
 
 /// What lies where a store is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +139,11 @@ impl Embedded {
     fn over(medium: impl Medium, history: u32, clock: Clock) -> Result<Self, OpenError> {
         let store = Store::open(medium)?;
         let writer = Writer::start(Arc::clone(&store), history, clock)?;
-        Ok(Self { store, writer })
+        Ok(Self {
+            store,
+            writer,
+            reads: FairSemaphore::new(READS),
+        })
     }
 }
 
@@ -232,7 +242,7 @@ impl Backend for Embedded {
                 .parse()
                 .map_err(|_| BackendError::Damaged("a position in a history that is none".to_owned()))?,
         };
-        off_the_runtime(&self.store, move |database| {
+        self.off_the_runtime(tenant, move |database| {
             let history = database.begin_read()?.open_table(HISTORY)?;
             let mut page = HistoryPage::default();
             let mut together = 0;
@@ -261,7 +271,7 @@ impl Backend for Embedded {
         let prefix = format!("{folder}{}", request.prefix);
         let after = format!("{folder}{}", request.after);
         let (entries, bytes, keys_only) = (request.entries, request.bytes, request.keys_only);
-        off_the_runtime(&self.store, move |database| {
+        self.off_the_runtime(tenant, move |database| {
             let mut page = Page::new(Instant::now());
             let values = database.begin_read()?.open_table(VALUES)?;
             let mut together = 0;
@@ -324,15 +334,20 @@ impl Backend for Embedded {
     }
 }
 
-/// For what reads many records: on a thread that may block.
-async fn off_the_runtime<T: Send + 'static>(
-    store: &Arc<Store>,
-    read: impl FnOnce(&Database) -> Result<T, BackendError> + Send + 'static,
-) -> Result<T, BackendError> {
-    let store = Arc::clone(store);
-    tokio::task::spawn_blocking(move || store.read(read))
-        .await
-        .map_err(|error| BackendError::Away(error.to_string()))?
+impl Embedded {
+    /// For what reads many records: on a thread that may block.
+    async fn off_the_runtime<T: Send + 'static>(
+        &self,
+        tenant: &VerifiedTenant,
+        read: impl FnOnce(&Database) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let permit = self.reads.enter(tenant.id()).await;
+        let store = Arc::clone(&self.store);
+        // It is read to the end whoever leaves, and held until it is taken.
+        let read = tokio::task::spawn_blocking(move || (store.read(read), permit));
+        let (read, _permit) = read.await.map_err(|error| BackendError::Away(error.to_string()))?;
+        read
+    }
 }
 
 #[cfg(test)]

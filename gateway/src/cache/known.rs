@@ -43,6 +43,8 @@ struct Floor {
     has_ended: bool,
     /// This gateway did that, and nothing else was seen since.
     is_own: bool,
+    /// In a store that may be behind.
+    lags: bool,
     /// When it was seen.
     at: Instant,
 }
@@ -89,6 +91,7 @@ impl Known {
             etag: Some(etag),
             has_ended: false,
             is_own: false,
+            lags,
             at: as_of,
         });
         let known = Self {
@@ -104,11 +107,12 @@ impl Known {
     }
 
     /// What this gateway wrote.
-    pub(super) fn written(entry: Entry, as_of: Instant) -> Self {
+    pub(super) fn written(entry: Entry, as_of: Instant, lags: bool) -> Self {
         let floor = Floor {
             etag: Some(entry.etag),
             has_ended: false,
             is_own: true,
+            lags,
             at: as_of,
         };
         Self {
@@ -133,6 +137,7 @@ impl Known {
                 etag: None,
                 has_ended: true,
                 is_own: true,
+                lags,
                 at: now,
             },
             None => return None,
@@ -146,12 +151,13 @@ impl Known {
 
     /// What is left of what was known `before` this gateway wrote that state while another write was under way: nothing but
     /// what cannot come back.
-    pub(super) fn one_of_several(before: Option<&Self>, written: Etag, now: Instant) -> Self {
+    pub(super) fn one_of_several(before: Option<&Self>, written: Etag, lags: bool, now: Instant) -> Self {
         let before = before.and_then(|before| before.floor);
         let floor = before.filter(|floor| floor.etag > Some(written)).unwrap_or(Floor {
             etag: Some(written),
             has_ended: false,
             is_own: true,
+            lags,
             at: now,
         });
         Self {
@@ -208,6 +214,12 @@ impl Known {
     /// The newest state that was ever seen here.
     pub(super) fn newest(&self) -> Option<Etag> {
         self.floor?.etag
+    }
+
+    /// Whether nothing else keeps what this gateway wrote: a store that may be behind tells what stood before it for a while yet.
+    pub(super) fn is_all_there_is(&self, now: Instant) -> bool {
+        let floor = self.floor.filter(|floor| floor.is_own && floor.lags);
+        floor.is_some_and(|floor| floor.is_recent(now))
     }
 
     /// Whether it is what stood then, and not only what cannot come back.

@@ -10,6 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use quick_cache::Lifecycle;
+use tokio::time::Instant;
 
 use super::Cache;
 use super::known::Known;
@@ -44,12 +45,17 @@ impl Count {
     }
 }
 
-/// Counts what makes room.
+/// Counts what makes room, and keeps what has to stay whoever needs room: not even for another tenant is a write forgotten that a store may
+/// not show yet. Such stores take few writes a second.
 #[derive(Clone)]
 pub(super) struct Evictions(pub(super) Arc<Count>);
 
 impl Lifecycle<Place, Arc<Known>> for Evictions {
     type RequestState = ();
+
+    fn is_pinned(&self, _: &Place, known: &Arc<Known>) -> bool {
+        known.is_all_there_is(Instant::now())
+    }
 
     fn on_evict(&self, (): &mut Self::RequestState, _: Place, _: Arc<Known>) {
         self.0.up();

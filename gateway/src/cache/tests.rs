@@ -637,6 +637,32 @@ async fn a_store_that_lags_is_not_believed_against_what_was_done_here() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_written_to_a_store_that_lags_is_not_forgotten_for_want_of_room() {
+    // Room for some entries.
+    let world = World::of(16 << 10);
+    world.store.lag();
+    world.store.put(&world.place, "before");
+    let before = world.store.state();
+    world.write("one").await;
+    let other = VerifiedTenant::for_tests("globex");
+    for number in 0..1000 {
+        let [name, _] = names(&other, "ns", &format!("t_{number}"));
+        let place = place(name);
+        world.store.put(&place, &"x".repeat(500));
+        let read = world
+            .cache
+            .read(&other, &world.backend, &place, POLICY, Consistency::Cached);
+        read.await.unwrap();
+    }
+    world.store.answer_with(Some(before));
+    assert_eq!(
+        world.read().await.unwrap(),
+        some("one", Source::Cache),
+        "it reads what it wrote"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_list_says_is_kept_and_gives_way_to_what_is_known_since() {
     let world = World::new();
     let gathered = Instant::now();

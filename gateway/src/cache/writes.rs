@@ -159,13 +159,13 @@ impl<'c> WriteGuard<'c> {
             // What this write followed is older than it, whatever the store's clocks say.
             Left::This(entry, began) if may_keep => {
                 changed.since = began;
-                Some(Known::written(entry, began))
+                Some(Known::written(entry, began, self.lags))
             }
             Left::Nothing { ended } => Known::deleted(before.as_deref(), ended, self.lags, now),
             // Which of those that were under way at once stands, the next read tells; of a store that lags, one of the next.
             Left::This(entry, _) => {
                 changed.doubt = late;
-                Some(Known::one_of_several(before.as_deref(), entry.etag, now))
+                Some(Known::one_of_several(before.as_deref(), entry.etag, self.lags, now))
             }
             Left::Another => {
                 changed.doubt = late;

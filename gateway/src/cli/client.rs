@@ -46,7 +46,7 @@ pub(super) struct Gateway {
         value_name = "URL"
     )]
     endpoint: String,
-    /// Who calls
+    /// Who calls: a token, or @FILE with one, which is read for each connection
     #[arg(
         long,
         env = "TAGWAY_TOKEN",
@@ -166,7 +166,7 @@ pub(super) struct Admin {
         value_name = "URL"
     )]
     endpoint: String,
-    /// Who calls, with the permission admin
+    /// Who calls, with the permission admin: a token, or @FILE with one
     #[arg(
         long,
         env = "TAGWAY_ADMIN_TOKEN",
@@ -195,11 +195,8 @@ impl Admin {
         let fix = "set server.admin_listen, and TAGWAY_ADMIN_ENDPOINT to what it is";
         let channel = endpoint.connect().await;
         let channel = channel.map_err(|error| away(&self.endpoint, &error, fix))?;
-        let token = Some(self.token.trim()).filter(|token| !token.is_empty());
         let credentials = Credentials {
-            authorization: token
-                .map(|token| header("TAGWAY_ADMIN_TOKEN", &format!("Bearer {token}")))
-                .transpose()?,
+            authorization: bearer("TAGWAY_ADMIN_TOKEN", &self.token)?,
             tenant: None,
         };
         Ok(AdminServiceClient::with_interceptor(channel, credentials).max_encoding_message_size(COMPONENT_BYTES))
@@ -207,6 +204,18 @@ impl Admin {
 
     pub(super) fn output(&self) -> Output {
         output(self.output)
+    }
+}
+
+/// What says who calls, if it is said. Tokens that somebody renews lie in files.
+fn bearer(name: &str, token: &str) -> Result<Option<MetadataValue<Ascii>>, Failure> {
+    let said = match token.trim().strip_prefix('@') {
+        Some(file) => String::from_utf8_lossy(&read(name, Path::new(file))?).into_owned(),
+        None => token.to_owned(),
+    };
+    match said.trim() {
+        "" => Ok(None),
+        token => Ok(Some(header(name, &format!("Bearer {token}"))?)),
     }
 }
 
@@ -244,11 +253,8 @@ impl Gateway {
         let fix = "run `tagway serve`, or set TAGWAY_ENDPOINT";
         let channel = endpoint.connect().await;
         let channel = channel.map_err(|error| away(&self.endpoint, &error, fix))?;
-        let token = Some(self.token.trim()).filter(|token| !token.is_empty());
         let credentials = Credentials {
-            authorization: token
-                .map(|token| header("TAGWAY_TOKEN", &format!("Bearer {token}")))
-                .transpose()?,
+            authorization: bearer("TAGWAY_TOKEN", &self.token)?,
             tenant: self
                 .tenant
                 .as_deref()
@@ -256,6 +262,11 @@ impl Gateway {
                 .transpose()?,
         };
         Ok(ConfigServiceClient::with_interceptor(channel, credentials))
+    }
+
+    /// Whether there may be another token by now than the one that has ended.
+    pub(super) fn renews_its_token(&self, ended: &Failure) -> bool {
+        ended.is_token_over() && self.token.trim().starts_with('@')
     }
 
     /// What a write has left standing.

@@ -52,6 +52,11 @@ impl Failure {
         }
     }
 
+    /// Whether a watch ended with its token.
+    pub(crate) fn is_token_over(&self) -> bool {
+        matches!(self, Self::Refused(status) if reason(status) == "TOKEN_OVER")
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Unread => 0,
@@ -64,7 +69,9 @@ impl Failure {
                 Code::AlreadyExists | Code::Aborted => 4,
                 Code::Unauthenticated | Code::PermissionDenied => 5,
                 // Cancelled is our own timeout.
-                Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Cancelled => 6,
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => 6,
+                // A limit stays one.
+                Code::ResourceExhausted if status.get_error_details().retry_info().is_some() => 6,
                 _ => 1,
             },
         })
@@ -77,13 +84,12 @@ impl fmt::Display for Failure {
             Self::Usage(text) | Self::Away(text) | Self::Failed(text) => f.write_str(text),
             Self::Unread => Ok(()),
             Self::Refused(status) => {
-                let details = status.get_error_details();
-                let reason = details.error_info().map_or("", |info| info.reason.as_str());
+                let reason = reason(status);
                 write!(f, "{}", status.message())?;
                 if !reason.is_empty() {
                     write!(f, " ({reason})")?;
                 }
-                match reason {
+                match &*reason {
                     "TOKEN_MISSING" | "TOKEN_CLAIM" | "TOKEN_SIGNATURE" | "TOKEN_MALFORMED" | "TOKEN_OVER" => {
                         f.write_str("\n  fix: set TAGWAY_TOKEN; in development: tagway token --tenant acme")
                     }
@@ -97,6 +103,12 @@ impl fmt::Display for Failure {
             }
         }
     }
+}
+
+/// Why, in one stable word; none where it was no gateway that said it.
+fn reason(status: &Status) -> String {
+    let details = status.get_error_details();
+    details.error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }
 
 impl From<Status> for Failure {
@@ -132,5 +144,22 @@ impl From<io::Error> for Failure {
         } else {
             Self::Failed(error.to_string())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_worth_another_try() {
+        let exhausted = |details| Status::with_error_details(Code::ResourceExhausted, "", details);
+        let code = |status: Status| format!("{:?}", Failure::from(status).exit_code());
+        let quota = exhausted(ErrorDetails::with_retry_info(Some(Duration::from_secs(1))));
+        assert_eq!(code(quota), format!("{:?}", ExitCode::from(6)));
+        let limit = exhausted(ErrorDetails::with_error_info("LIST_TOO_LARGE", "tagway", []));
+        assert_eq!(code(limit), format!("{:?}", ExitCode::from(1)));
     }
 }

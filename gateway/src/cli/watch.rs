@@ -30,11 +30,15 @@ const ID: &str = "watch";
 /// The arguments of `tagway watch`.
 #[derive(Args)]
 #[command(after_help = "\
-Example: tagway watch tenant_config_payment-gateway --exec 'cat > payment.json && systemctl reload payment'
+Example: tagway watch tenant_config_payment-gateway --exec \
+    'if [ \"$TAGWAY_EVENT\" = put ]; then cat > payment.json && systemctl reload payment; fi'
 
 The command of --exec finds the value on stdin, and TAGWAY_EVENT (put or removed), TAGWAY_KEY, TAGWAY_ETAG and, of
-what is put, TAGWAY_VERSION in its environment; the token is not there. What it prints goes to stderr. If it fails,
-the gateway is told so.")]
+what is put, TAGWAY_VERSION in its environment; the token is not there. It is run for a removal too, with nothing on
+stdin, and at the start for a key that does not stand. What it prints goes to stderr. If it fails, the gateway is
+told so.
+
+It goes on until its token ends. With --token @FILE it reads that file again then, and goes on if there is a new one.")]
 pub(super) struct Watch {
     /// Tag and name; several
     #[arg(value_name = "KEY", required_unless_present = "prefix")]
@@ -98,7 +102,8 @@ impl Watching {
                 },
                 Err(failure) => (failure, Duration::ZERO),
             };
-            let Some(delay) = failure.retry_delay() else {
+            let renewed = || self.watch.gateway.renews_its_token(&failure).then_some(Duration::ZERO);
+            let Some(delay) = failure.retry_delay().or_else(renewed) else {
                 return Err(failure);
             };
             let pause = self.pauses.next().unwrap_or(PAUSES.1).max(delay).max(closing);

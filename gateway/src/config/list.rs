@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::identity::Reader;
 use crate::key::{KeyPrefix, Name, Tag, TagPrefix};
 use crate::placement::{Layer, Origin, PlaceRange};
+use crate::quota::UnderWay;
 use crate::strategy::{Context, DecideError, Operation, Refusal, Snapshot};
 
 /// Of one page: well below the 4 MiB that gRPC clients take.
@@ -45,6 +46,8 @@ pub struct ListRequest<'r> {
     pub bytes: usize,
     /// For the strategy.
     pub context: &'r Context,
+    /// Where what is read for it is counted, until the list is done.
+    pub under_way: Option<&'r UnderWay>,
 }
 
 /// A page, by key, ascending.
@@ -96,7 +99,7 @@ impl Configs {
             self.page_tokens.seal(reader, &bound, &position)
         };
         let snapshot = self.registry.current();
-        let mut sources = self.sources(&snapshot, reader, &request, position.as_ref()).await?;
+        let mut cursors = self.cursors(&snapshot, reader, &request, position.as_ref()).await?;
         let mut listed = Listed {
             configs: Vec::new(),
             next_page_token: String::new(),
@@ -104,20 +107,26 @@ impl Configs {
         };
         let mut together = 0;
         let mut examined = 0;
+        let mut weighed = request.under_way.map(UnderWay::meanwhile);
         loop {
-            for source in &mut sources {
-                let read = source.refill(reader, &request, &self.cache);
+            let mut has_read = false;
+            for cursor in &mut cursors {
+                let read = cursor.refill(reader, &request, &self.cache);
                 if let Some(freshness) = read.await? {
                     listed.freshness = listed.freshness.and(freshness);
+                    has_read = true;
                 }
             }
-            // The least key of all sources. A source without one has no more.
-            let Some(key) = sources.iter().filter_map(Source::key).min().map(str::to_owned) else {
+            if let Some(weighed) = weighed.as_mut().filter(|_| has_read) {
+                weighed.holds(together as u64 + cursors.iter().map(Cursor::bytes).sum::<u64>())?;
+            }
+            // The least key of all cursors. A cursor without one has no more.
+            let Some(key) = cursors.iter().filter_map(Cursor::key).min().map(str::to_owned) else {
                 return Ok(listed);
             };
-            let standing = sources.iter_mut().filter_map(|source| source.take(&key)).collect();
+            let standing = cursors.iter_mut().filter_map(|cursor| cursor.take(&key)).collect();
             examined += 1;
-            let shown = self.shown(&snapshot, reader, &key, standing, &sources, request.context);
+            let shown = self.shown(&snapshot, reader, &key, standing, &cursors, request.context);
             let Some(config) = shown.await? else {
                 if examined >= EXAMINED {
                     listed.next_page_token = go_on_after(&key, listed.freshness.as_of)?;
@@ -137,16 +146,16 @@ impl Configs {
     }
 
     /// Every range that a key with this prefix could live in, each at that position.
-    async fn sources(
+    async fn cursors(
         &self,
         snapshot: &Snapshot,
         reader: &Reader,
         request: &ListRequest<'_>,
         position: Option<&Position>,
-    ) -> Result<Vec<Source>, ConfigError> {
+    ) -> Result<Vec<Cursor>, ConfigError> {
         let after = position.map_or("", |position| &*position.after);
         let since = position.and_then(|position| position.since(self.page_tokens.clock()));
-        let mut sources = Vec::new();
+        let mut cursors = Vec::new();
         for (prefix, ranges) in Self::ranges(snapshot, reader, request.prefix, request.context).await? {
             // A position before the tag's keys leaves all of them, one behind them none.
             let after = match after.strip_prefix(prefix.tag.as_str()) {
@@ -155,10 +164,10 @@ impl Configs {
                 None => "",
             };
             for range in ranges.iter() {
-                sources.push(Source::new(&prefix, range, self.backend(&range.backend)?, after, since));
+                cursors.push(Cursor::new(&prefix, range, self.backend(&range.backend)?, after, since));
             }
         }
-        Ok(sources)
+        Ok(cursors)
     }
 
     /// Every range that a key with this prefix could live in, tag by tag.
@@ -193,7 +202,7 @@ impl Configs {
         reader: &Reader,
         key: &str,
         standing: Vec<Standing>,
-        sources: &[Source],
+        cursors: &[Cursor],
         context: &Context,
     ) -> Result<Option<Config>, ConfigError> {
         let Ok(key) = snapshot.tags().parse(key) else {
@@ -212,9 +221,9 @@ impl Configs {
             .collect();
         // What was not listed could hold the key, and the list would not know.
         let listed = |range| {
-            sources
+            cursors
                 .iter()
-                .any(|source| source.prefix.tag == *key.tag() && source.range == range)
+                .any(|cursor| cursor.prefix.tag == *key.tag() && cursor.range == range)
         };
         if let Some(Layer { place, .. }) = placed.layers().find(|layer| !listed(layer.place.range())) {
             tracing::warn!(
@@ -253,7 +262,7 @@ pub(super) fn size(entry: &Entry) -> usize {
 }
 
 /// One range in one store, read in batches.
-struct Source {
+struct Cursor {
     prefix: TagPrefix,
     range: PlaceRange,
     backend: Arc<dyn Backend>,
@@ -267,7 +276,7 @@ struct Source {
     more: bool,
 }
 
-impl Source {
+impl Cursor {
     fn new(
         prefix: &TagPrefix,
         range: &PlaceRange,
@@ -355,6 +364,11 @@ impl Source {
             range: self.range.clone(),
             entry,
         })
+    }
+
+    /// Of what was fetched last.
+    fn bytes(&self) -> u64 {
+        self.fetched.iter().map(|(_, entry)| size(entry) as u64).sum()
     }
 
     fn name_first(&mut self) {

@@ -262,6 +262,7 @@ async fn a_list_asks_each_range_from_where_the_page_before_ended() {
         keys_only: true,
         bytes: PAGE_BYTES,
         context: &context,
+        under_way: None,
     };
     let first = configs.list(&reader("acme"), request("")).await.unwrap();
     let second = configs

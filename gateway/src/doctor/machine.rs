@@ -12,8 +12,9 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{Check, Examined, Finding};
 use crate::backend::embedded::CACHE_BYTES;
-use crate::quota::UNDER_WAY_BYTES;
+use crate::quota::{KEPT_BYTES, UNDER_WAY_BYTES};
 use crate::settings::{BackendKind, OnFailure, Settings};
+use crate::watch::{PAGE_BYTES, PAGES};
 
 /// What a gateway takes besides what is bounded: code, guests, connections.
 const BESIDES: u64 = 100 << 20;
@@ -90,6 +91,8 @@ fn needed(settings: &Settings) -> ByteSize {
         settings.identity.token_memory.0,
         decisions.saturating_mul(memories.sum()),
         UNDER_WAY_BYTES,
+        KEPT_BYTES,
+        PAGES as u64 * PAGE_BYTES,
         BESIDES,
     ];
     let bytes = parts.into_iter().chain(pages).fold(0, u64::saturating_add);

@@ -85,6 +85,8 @@ impl Dispatch {
                 for place in places {
                     if etag.is_some_and(|etag| self.knows(place, etag)) {
                         self.metrics.received("known");
+                        // Somebody read it. Who watches it may have read it before.
+                        self.cache.is_known(place);
                     } else {
                         self.metrics.received("changed");
                         changed += 1;
@@ -261,7 +263,13 @@ mod tests {
         assert_eq!(world.store.calls(), 1);
         // Its own echo, and what it has seen.
         world.hear(None, "this");
+        assert!(world.cache.feed().take_now().is_none());
         world.hear(Some(first), "another");
+        let told = world.cache.feed().take_now().unwrap();
+        assert!(
+            told.places.contains_key(&world.place),
+            "who watches may not have read it"
+        );
         assert_eq!(world.read().await, Some(first));
         assert_eq!(world.store.calls(), 0);
         let second = world.store.put(&world.place, "2").etag;

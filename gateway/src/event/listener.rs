@@ -35,7 +35,7 @@ pub enum Queue {
 }
 
 /// Receives as long as the gateway runs.
-pub struct Source {
+pub struct Listener {
     /// From where.
     pub queue: Queue,
     /// What receives, whichever queue it is.
@@ -50,7 +50,7 @@ pub struct Source {
     pub metrics: EventMetrics,
 }
 
-impl Source {
+impl Listener {
     /// Receives until `stop`, and cleans up.
     pub async fn run(self, stop: CancellationToken) {
         match &self.queue {

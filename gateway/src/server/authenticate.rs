@@ -14,14 +14,14 @@ use super::measured::{ending, method};
 use super::peer::Peer;
 use super::{status, traced};
 use crate::audit::{Audit, Outcome, Record};
-use crate::identity::{Identity, IdentityError, VerifiedTenant};
+use crate::identity::{IdentityError, VerifiedTenant, Verifier};
 use crate::quota::Quotas;
 use crate::telemetry::TRACE;
 
 /// Puts a `VerifiedTenant` into each request's extensions, or answers in its place.
 #[derive(Clone)]
 pub(super) struct Authenticate {
-    pub(super) identity: Arc<Identity>,
+    pub(super) verifier: Arc<Verifier>,
     pub(super) quotas: Arc<Quotas>,
     pub(super) audit: Arc<Audit>,
 }
@@ -29,10 +29,10 @@ pub(super) struct Authenticate {
 impl Around for Authenticate {
     async fn around(&self, mut request: Request<Body>, next: impl Next) -> Response<Body> {
         let (method, peer) = (method(request.uri().path()), peer(&request));
-        let verified = self.identity.verify(request.headers());
+        let verified = self.verifier.verify(request.headers());
         let tenant = match verified.instrument(info_span!(target: TRACE, "auth")).await {
             Ok(tenant) => tenant,
-            Err(error) => return refuse(&self.audit, &self.identity, request, &error).await,
+            Err(error) => return refuse(&self.audit, &self.verifier, request, &error).await,
         };
         if let Some(peer) = &peer {
             peer.is_of(|| self.quotas.of(tenant.id()));
@@ -70,13 +70,13 @@ impl Authenticate {
 /// Puts an `Administrator` into each request's extensions, or answers in its place.
 #[derive(Clone)]
 pub(super) struct AuthenticateAdmin {
-    pub(super) identity: Arc<Identity>,
+    pub(super) verifier: Arc<Verifier>,
     pub(super) audit: Arc<Audit>,
 }
 
 impl Around for AuthenticateAdmin {
     async fn around(&self, mut request: Request<Body>, next: impl Next) -> Response<Body> {
-        match self.identity.administrator(request.headers()).await {
+        match self.verifier.administrator(request.headers()).await {
             Ok(administrator) => {
                 if let Some(peer) = peer(&request) {
                     peer.is_an_operators();
@@ -85,7 +85,7 @@ impl Around for AuthenticateAdmin {
                 request.extensions_mut().insert(administrator);
                 next.run(request).await
             }
-            Err(error) => refuse(&self.audit, &self.identity, request, &error).await,
+            Err(error) => refuse(&self.audit, &self.verifier, request, &error).await,
         }
     }
 }
@@ -94,7 +94,7 @@ fn peer<T>(request: &Request<T>) -> Option<Peer> {
     request.extensions().get().cloned()
 }
 
-async fn refuse(audit: &Audit, identity: &Identity, request: Request<Body>, error: &IdentityError) -> Response<Body> {
+async fn refuse(audit: &Audit, verifier: &Verifier, request: Request<Body>, error: &IdentityError) -> Response<Body> {
     let answer = status::identity(error).into_http();
     // Its body is nobody's to read.
     let request = request.map(drop);
@@ -102,7 +102,7 @@ async fn refuse(audit: &Audit, identity: &Identity, request: Request<Body>, erro
     if audit.is_kept() && !matches!(error, IdentityError::KeysAway) {
         // A token that was no good is not looked at twice; one that was is remembered.
         let caller = if is_of_a_good_token(error) {
-            identity.bearer(request.headers()).await
+            verifier.bearer(request.headers()).await
         } else {
             None
         };

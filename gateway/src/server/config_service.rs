@@ -14,7 +14,8 @@ use super::fields::{
 };
 use super::peer::Peer;
 use super::status::{self, invalid};
-use super::watch::{Responses, Watches};
+use super::watch::{Requests, Responses, Watches};
+use super::within_quota::Sent;
 use crate::audit::Audit;
 use crate::backend::NewEntry;
 use crate::cache::Read;
@@ -184,6 +185,7 @@ impl ConfigService for ConfigServiceImpl {
             keys_only: request.keys_only,
             bytes: PAGE_BYTES,
             context: &context,
+            under_way: weighed.0.as_deref(),
         };
         let listed = self
             .configs
@@ -354,7 +356,9 @@ impl ConfigService for ConfigServiceImpl {
         request: Request<Streaming<v1::WatchConfigsRequest>>,
     ) -> Result<Response<Self::WatchConfigsStream>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
+        let sent = request.extensions().get::<Arc<Sent>>().cloned();
         let (tenant, requests) = open(request)?;
+        let requests = Requests { requests, sent };
         Ok(Response::new(self.watches.open(tenant, peer.as_ref(), requests)?))
     }
 }

@@ -21,16 +21,16 @@ const GOODBYE: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub(super) struct InFlight {
     places: Arc<Semaphore>,
-    /// For what has no end, as many: it keeps nobody's answer from anybody.
+    /// For what has no end: it keeps nobody's answer from anybody.
     lasting: Arc<Semaphore>,
     requests: TaskTracker,
 }
 
 impl InFlight {
-    pub(super) fn new(at_once: u32) -> Self {
+    pub(super) fn new(at_once: u32, lasting: usize) -> Self {
         Self {
             places: Arc::new(Semaphore::new(at_once as usize)),
-            lasting: Arc::new(Semaphore::new(at_once as usize)),
+            lasting: Arc::new(Semaphore::new(lasting)),
             requests: TaskTracker::new(),
         }
     }

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use crate::quota::{Connected as CountedConnection, Share};
 
-/// Answers without an end of one connection, at once: a client watches its health once, and a proxy speaks for several.
-const LASTING: usize = 16;
+/// Answers without an end of one connection, at once: a client watches the health of what it calls.
+pub(super) const LASTING: usize = 4;
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]

@@ -70,7 +70,9 @@ pub(crate) fn quota(exceeded: Exceeded) -> Status {
     let after = match exceeded {
         Exceeded::Requests { retry, .. } => retry,
         // When others end, nobody knows.
-        Exceeded::AtOnce(_) | Exceeded::Bytes(_) | Exceeded::Streams(_) | Exceeded::Watched(_) => RETRY,
+        Exceeded::AtOnce(_) | Exceeded::Bytes(_) | Exceeded::Kept(_) | Exceeded::Streams(_) | Exceeded::Watched(_) => {
+            RETRY
+        }
     };
     let message = format!("the tenant's quota on this replica: {exceeded}");
     retry(Code::ResourceExhausted, "QUOTA", message, after)

@@ -7,18 +7,17 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tagway_proto::v1;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::peer::Peer;
 use super::status;
 use crate::clock::Clock;
 use crate::config::Configs;
-use crate::identity::{Identity, VerifiedTenant};
+use crate::identity::{VerifiedTenant, Verifier};
 use crate::quota::Quotas;
 use crate::settings::{LimitSettings, ServerSettings};
 use crate::watch::{Hub, outbox};
@@ -26,10 +25,12 @@ use crate::watch::{Hub, outbox};
 pub(super) use responses::Responses;
 use stream::{Admitted, WatchStream};
 
+pub(super) use stream::Requests;
+
 /// The watches of one gateway.
 pub(crate) struct Watches {
     configs: Arc<Configs>,
-    identity: Arc<Identity>,
+    verifier: Arc<Verifier>,
     hub: Arc<Hub>,
     quotas: Arc<Quotas>,
     clock: Clock,
@@ -46,7 +47,7 @@ pub(crate) struct Watches {
 impl Watches {
     pub(crate) fn new(
         configs: Arc<Configs>,
-        identity: Arc<Identity>,
+        verifier: Arc<Verifier>,
         hub: Arc<Hub>,
         quotas: Arc<Quotas>,
         server: &ServerSettings,
@@ -55,7 +56,7 @@ impl Watches {
     ) -> Arc<Self> {
         Arc::new(Self {
             configs,
-            identity,
+            verifier,
             hub,
             quotas,
             clock: Clock::system(),
@@ -80,7 +81,7 @@ impl Watches {
         self: &Arc<Self>,
         tenant: VerifiedTenant,
         peer: Option<&Peer>,
-        requests: Streaming<v1::WatchConfigsRequest>,
+        requests: Requests,
     ) -> Result<Responses, Status> {
         let reader = tenant.clone().reader().map_err(|error| status::identity(&error))?;
         let share = self.quotas.of(tenant.id());

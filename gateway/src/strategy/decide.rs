@@ -73,7 +73,7 @@ impl Strategy {
     /// `sha256:<hex>` of the component.
     #[must_use]
     pub fn digest(&self) -> &str {
-        &self.version.identity.digest
+        &self.version.fingerprint.digest
     }
 
     /// Of the snapshot that it became active with.

@@ -30,7 +30,7 @@ use std::time::Duration;
 use notify::RecommendedWatcher;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
@@ -39,7 +39,7 @@ use super::source::Sources;
 use super::trial::Condemned;
 use crate::backend::Catalog;
 use crate::cache::Cache;
-use crate::clock::{Clock, jittered};
+use crate::clock::Clock;
 use crate::event::Published;
 use crate::folder::FolderError;
 use crate::settings::{LimitSettings, Source, StrategySettings};
@@ -57,12 +57,6 @@ pub use operate::{Activated, Activation, From, Undone};
 pub use records::{Record, State};
 pub use slot::Mode;
 
-/// How often every source is looked at, whatever events say.
-const LOOK: Duration = Duration::from_mins(1);
-/// After something says that a source changed: what comes meanwhile is seen by the same look.
-const SETTLE: Duration = Duration::from_millis(200);
-/// After a look, however many say that a source changed.
-const REST: Duration = Duration::from_secs(1);
 /// How often the names that are known are kept.
 const KEEP: Duration = Duration::from_mins(1);
 /// What operators ask for at once, with the component that each may hold.
@@ -203,18 +197,6 @@ impl Lifecycle {
             }
         };
         self.watch_files();
-        let looking = async {
-            let mut next = Instant::now();
-            loop {
-                tokio::select! {
-                    () = sleep_until(next) => {}
-                    () = self.made.look.notified() => sleep(SETTLE).await,
-                }
-                next = Instant::now() + jittered(LOOK);
-                self.look_everywhere().await;
-                sleep(REST).await;
-            }
-        };
         let keeping = async {
             loop {
                 sleep(KEEP).await;
@@ -223,7 +205,7 @@ impl Lifecycle {
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            ((), (), ()) = async { tokio::join!(leaving, looking, keeping) } => {}
+            ((), (), ()) = async { tokio::join!(leaving, self.looking(), keeping) } => {}
         }
         self.keep_names().await;
     }

@@ -11,7 +11,7 @@ use super::Engine;
 use super::decide::Strategy;
 use super::lifecycle::stages::{self, Backend, Rejected};
 use super::source::Sources;
-use super::version::{Identity, Version};
+use super::version::{Fingerprint, Version};
 use crate::key::{Tag, Tags};
 use crate::settings::{LimitSettings, StrategySettings};
 
@@ -119,8 +119,8 @@ async fn load(
 ) -> Result<Version, Rejected> {
     let bytes = Sources::default().fetch(settings).await;
     let bytes = bytes.map_err(|error| Rejected::unfetched(name, &settings.source, &error))?;
-    let identity = Identity::new(stages::sha256(&bytes), settings, catalog);
-    let prepared = stages::prepare(engine, name, settings, catalog, identity, bytes.into());
+    let fingerprint = Fingerprint::new(stages::sha256(&bytes), settings, catalog);
+    let prepared = stages::prepare(engine, name, settings, catalog, fingerprint, bytes.into());
     prepared.end().await
 }
 

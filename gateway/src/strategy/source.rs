@@ -22,12 +22,12 @@ const FETCH: Duration = Duration::from_secs(30);
 /// What fetches components.
 #[derive(Default)]
 pub(super) struct Sources {
-    clients: Mutex<HashMap<Place, Client>>,
+    clients: Mutex<HashMap<Location, Client>>,
 }
 
 /// Where buckets are, as far as settings say.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Place {
+struct Location {
     region: Option<String>,
     endpoint_url: Option<String>,
 }
@@ -63,15 +63,15 @@ impl Sources {
     }
 
     async fn client(&self, settings: &StrategySettings) -> io::Result<Client> {
-        let place = Place {
+        let location = Location {
             region: settings.region.clone(),
             endpoint_url: settings.endpoint_url.clone(),
         };
-        let known = self.clients().get(&place).cloned();
+        let known = self.clients().get(&location).cloned();
         if let Some(client) = known {
             return Ok(client);
         }
-        let Place { region, endpoint_url } = place.clone();
+        let Location { region, endpoint_url } = location.clone();
         let is_elsewhere = endpoint_url.is_some();
         let aws = AwsSettings {
             id: "strategies".into(),
@@ -90,10 +90,10 @@ impl Sources {
             .build();
         let client = Client::from_conf(config);
         // Somebody else's, if that was as quick, is as good.
-        Ok(self.clients().entry(place).or_insert(client).clone())
+        Ok(self.clients().entry(location).or_insert(client).clone())
     }
 
-    fn clients(&self) -> MutexGuard<'_, HashMap<Place, Client>> {
+    fn clients(&self) -> MutexGuard<'_, HashMap<Location, Client>> {
         // Each change of it is one step.
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }

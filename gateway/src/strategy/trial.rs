@@ -25,6 +25,8 @@ pub(super) struct Trial {
     until: Instant,
     /// Whether the operator accepts that keys are not found any more.
     may_refuse: bool,
+    /// Whether more than one tenant asked the version before.
+    was_of_several: bool,
     cache: Arc<Cache>,
     /// What it failed, each key once.
     failed: Mutex<HashMap<TenantId, HashSet<String>>>,
@@ -56,6 +58,7 @@ impl Trial {
         before: Arc<Version>,
         settings: &RollbackSettings,
         may_refuse: bool,
+        was_of_several: bool,
         cache: Arc<Cache>,
         tell: UnboundedSender<Condemned>,
     ) -> Self {
@@ -64,6 +67,7 @@ impl Trial {
             settings: settings.clone(),
             until: Instant::now() + settings.window,
             may_refuse,
+            was_of_several,
             cache,
             failed: Mutex::default(),
             tell,
@@ -87,7 +91,9 @@ impl Trial {
             Ok(Answer::Ranges(_)) => has_failed,
             Ok(Answer::Refused(_)) | Err(_) => false,
         };
-        if counts && let Some(failures) = self.count(answered.memory.is_of_several(), tenant.id(), asked.what()) {
+        // Who asks first is not the only one who will.
+        let is_of_several = self.was_of_several || answered.memory.is_of_several();
+        if counts && let Some(failures) = self.count(is_of_several, tenant.id(), asked.what()) {
             self.condemn(answered, failures);
         }
     }
@@ -127,7 +133,7 @@ impl Trial {
         // Who is gone has nothing to roll back.
         _ = self.tell.send(Condemned {
             name: Arc::clone(&answered.version.name),
-            digest: answered.version.identity.digest.clone(),
+            digest: answered.version.fingerprint.digest.clone(),
             reason,
         });
     }

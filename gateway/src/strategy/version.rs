@@ -34,7 +34,7 @@ pub(super) struct Version {
     /// The author's own.
     pub(super) semver: String,
     /// Which it is.
-    pub(super) identity: Identity,
+    pub(super) fingerprint: Fingerprint,
     /// What it was made with.
     pub(super) settings: StrategySettings,
     pub(super) tags: Vec<Tag>,
@@ -51,14 +51,14 @@ pub(super) struct Version {
 
 /// Which version it is: the component, and everything that it was given. What is alike decides alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
+pub(super) struct Fingerprint {
     /// `sha256:<hex>` of the component.
     pub(super) digest: String,
     /// The same of its settings, but for where it is.
     pub(super) settings: String,
 }
 
-impl Identity {
+impl Fingerprint {
     pub(super) fn new(digest: String, settings: &StrategySettings, catalog: &[Backend]) -> Self {
         let StrategySettings {
             tags,
@@ -141,7 +141,7 @@ impl Version {
         clipped.tags = tags;
         clipped.grants = grants;
         // It was not made with that, so it is like none that is.
-        clipped.identity.settings += " clipped";
+        clipped.fingerprint.settings += " clipped";
         Some(clipped.into())
     }
 

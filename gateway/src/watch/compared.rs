@@ -1,7 +1,7 @@
 //! What is watched, for who compares it with its stores: what stood there when that was done last, and what watchers were shown
 //! since. What they hold is one or the other, so what is neither any more is news to somebody.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem;
 use std::sync::{Arc, PoisonError};
 
@@ -81,6 +81,13 @@ pub(super) struct ComparedRange {
     shown: HashSet<Name>,
 }
 
+/// One of them, and another the next time: what is refused to one may be another's to read.
+fn any<W>(by: &BTreeMap<u64, W>) -> Option<&u64> {
+    let ((first, _), (last, _)) = (by.first_key_value()?, by.last_key_value()?);
+    let (number, _) = by.range(fastrand::u64(first..=last)..).next()?;
+    Some(number)
+}
+
 impl Hub {
     /// What is watched in that store, to be compared. What comes of it is to be told by [`Self::compared_place`] and
     /// [`Self::compared_range`], or their comparison begins with nothing next time.
@@ -92,7 +99,7 @@ impl Hub {
         let tenant = |number: Option<&u64>| Some(everyone.get(number?)?.tenant.clone());
         let mut watched = Watched::default();
         for (place, named) in &mut interests.places {
-            let Some(tenant) = tenant(named.by.keys().next()).filter(|_| *place.backend == *backend) else {
+            let Some(tenant) = tenant(any(&named.by)).filter(|_| *place.backend == *backend) else {
                 continue;
             };
             let is_shown = mem::take(&mut named.compared.is_shown);
@@ -103,14 +110,14 @@ impl Hub {
             });
         }
         for (range, swept) in &mut interests.ranges {
-            let Some(tenant) = tenant(swept.by.keys().next()).filter(|_| *range.backend == *backend) else {
+            let Some(tenant) = tenant(any(&swept.by)).filter(|_| *range.backend == *backend) else {
                 continue;
             };
             let all: BTreeSet<&Arc<str>> = swept.by.values().flat_map(|swept| &swept.beginnings).collect();
             let mut beginnings: Vec<Arc<str>> = all.into_iter().cloned().collect();
             beginnings.dedup_by(|next, before| next.starts_with(&**before));
             let ComparedRange { listings, shown } = &mut swept.compared;
-            listings.retain(|beginning, _| beginnings.contains(beginning));
+            listings.retain(|beginning, _| beginnings.binary_search(beginning).is_ok());
             for beginning in beginnings {
                 let of_it = |name: &Name| name.as_str().starts_with(&*beginning);
                 watched.ranges.push(WatchedRange {

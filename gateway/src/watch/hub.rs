@@ -12,12 +12,18 @@ use super::metrics::WatchMetrics;
 use super::roster::Roster;
 use crate::cache::{Cache, Changed, Doubt};
 use crate::config::Interest;
+use crate::fair_semaphore::FairSemaphore;
 use crate::identity::VerifiedTenant;
-use crate::placement::{Place, PlaceRange};
+use crate::placement::{Place, PlaceRange, Space};
 use tokio::time::Instant;
 
 /// Changes that are told one after the other before others get their turn.
 const AT_ONCE: usize = 32;
+
+/// Pages that were listed for watchers and are held until those take them.
+pub(crate) const PAGES: usize = 128;
+/// What one of them takes, about.
+pub(crate) const PAGE_BYTES: u64 = 1 << 20;
 
 /// The hub of one gateway.
 pub struct Hub {
@@ -28,6 +34,8 @@ pub struct Hub {
     /// Whether events come that are to come.
     hears: AtomicBool,
     roster: Arc<Roster>,
+    /// For pages that are held for who does not take them at once.
+    pub(super) pages: FairSemaphore,
 }
 
 /// All of them in the order in which they came: those of one connection are told together, and share their way to it.
@@ -99,6 +107,7 @@ impl Hub {
             registered: AtomicU64::new(0),
             hears: AtomicBool::new(true),
             roster: Arc::default(),
+            pages: FairSemaphore::new(PAGES),
         })
     }
 
@@ -188,7 +197,7 @@ impl Hub {
                 taken = self.cache.feed().take() => {
                     let came = self.untold_since().unwrap_or_else(Instant::now);
                     if taken.more {
-                        self.tell_everyone();
+                        self.compare_anew(None);
                     }
                     for (told, (place, changed)) in taken.places.into_iter().enumerate() {
                         let Changed { since, doubt } = changed;
@@ -214,7 +223,8 @@ impl Hub {
                             doubted.remove(&place);
                         }
                     }
-                    Due::Everything => self.tell_everyone(),
+                    Due::Everything(Space::Tenant(tenant)) => self.compare_anew(Some(&tenant)),
+                    Due::Everything(Space::Shared) => self.compare_anew(None),
                 },
             }
         }
@@ -237,13 +247,6 @@ impl Hub {
             }
         }
         by_name.is_some() || key.is_some()
-    }
-
-    fn tell_everyone(&self) {
-        let interests = self.interests.read().unwrap_or_else(PoisonError::into_inner);
-        for watcher in interests.everyone.values() {
-            watcher.marks.mark_everything();
-        }
     }
 }
 

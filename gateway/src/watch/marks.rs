@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Keys that wait to be looked at. Who falls behind by more compares everything anew.
-const KEYS: usize = 10_000;
+pub(super) const KEYS: usize = 10_000;
 
 /// The marks of one subscription.
 #[derive(Debug, Default)]
@@ -70,9 +70,11 @@ impl Marks {
         (!everything).then_some(keys.len() as u64)
     }
 
-    /// What it shows may not be what is to be shown, from now on.
+    /// What it shows may not be what is to be shown, from now on, until it has looked.
     pub fn falls_behind(&self) {
         self.state().behind_since.get_or_insert_with(Instant::now);
+        // It may have looked already, and rests.
+        self.wake.notify_one();
     }
 
     /// That key changed at `came` or later, as who asks from `since` on is told.
@@ -126,7 +128,11 @@ impl Marks {
     pub(super) fn begin(&self) {
         let mut state = self.state();
         state.is_synced = false;
-        state.behind_since = None;
+        let behind_since = state.behind_since.take();
+        if state.whole_at.is_some() {
+            // Until then nothing was missing.
+            state.whole_at = Some(behind_since.unwrap_or_else(Instant::now));
+        }
         state.marked = Marked::default();
     }
 
@@ -152,5 +158,45 @@ impl Marks {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here is left half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_falls_behind_while_it_rests_looks_again() {
+        let marks = Marks::default();
+        marks.begin();
+        marks.looked(false);
+        marks.falls_behind();
+        assert!(marks.progress().behind_since.is_some());
+        assert!(marks.marked().now_or_never().is_some(), "it is woken");
+        marks.looked(false);
+        assert_eq!(marks.progress().behind_since, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_whole_until_now_is_behind_since_now() {
+        let marks = Marks::default();
+        marks.begin();
+        marks.looked(false);
+        advance(Duration::from_hours(5)).await;
+        // All is compared anew, and a store is away.
+        marks.mark_everything();
+        marks.begin();
+        marks.looked(true);
+        assert_eq!(marks.progress().behind_since, Some(Instant::now()));
+        advance(Duration::from_mins(1)).await;
+        marks.begin();
+        marks.looked(true);
+        let behind = marks.progress().behind_since.map(|since| since.elapsed());
+        assert_eq!(behind, Some(Duration::from_mins(1)), "nothing has become better");
     }
 }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::hub::{Hub, Registration};
 use super::ledger::Ledger;
-use super::marks::Marks;
-use super::outbox::Outbox;
+use super::marks::{KEYS, Marks};
+use super::outbox::{Outbox, Room};
 use super::work::{Next, Work};
 use super::{News, Update};
 use crate::backend::BackendError;
@@ -32,6 +32,9 @@ pub(super) const TOGETHER: usize = 100;
 const TOGETHER_BYTES: usize = 512 << 10;
 /// Between two tries of what cannot be had: the first pause, and the longest.
 pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// For how long what was read is held for a client that does not take it, as long as not too much is.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What a client asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
@@ -62,6 +65,12 @@ pub struct Subscription<T> {
     registration: Option<Registration>,
     /// Whether the client had everything once.
     was_synced: bool,
+    /// It does not take what it is sent, and nothing is read for it before there is room for so many bytes.
+    waits_for: Option<usize>,
+    /// And that room, once there is.
+    reserved: Option<(usize, Room)>,
+    /// For how long it is waited for.
+    patience: Duration,
 }
 
 impl<T: From<News>> Subscription<T> {
@@ -89,6 +98,9 @@ impl<T: From<News>> Subscription<T> {
             marks: Arc::default(),
             registration: None,
             was_synced: false,
+            waits_for: None,
+            reserved: None,
+            patience: PATIENCE,
         }
     }
 
@@ -132,6 +144,10 @@ impl<T: From<News>> Subscription<T> {
         let mut work = self.work();
         self.registration = Some(registration);
         loop {
+            if let Some(bytes) = self.waits_for.take() {
+                // It is this subscription's until it has read again what there was no room for.
+                self.reserved = Some((bytes, self.outbox.room(bytes).await));
+            }
             if !self.is_same_reader(&mut reader) || *generations.borrow() != generation {
                 return Ok(());
             }
@@ -148,6 +164,10 @@ impl<T: From<News>> Subscription<T> {
             for (key, since) in marked.keys {
                 work.look_at(key, Consistency::Since(since));
             }
+            // More come than can be looked at.
+            if work.len() > KEYS + self.ledger.named().len() + self.ledger.held().len() {
+                return Ok(());
+            }
             if !work.is_synced && work.is_whole() {
                 work.is_synced = true;
                 self.was_synced = true;
@@ -161,6 +181,7 @@ impl<T: From<News>> Subscription<T> {
                 Next::Look(keys) => Box::pin(self.look(&reader, keys, &mut work)).await?,
                 Next::List(prefix) => Box::pin(self.list(&reader, &prefix, &mut work)).await?,
                 Next::Wait => {
+                    self.reserved = None;
                     work.rests();
                     self.marks.looked(work.is_stale());
                     tokio::select! {
@@ -172,6 +193,7 @@ impl<T: From<News>> Subscription<T> {
                     }
                 }
             }
+            self.reserved = None;
         }
     }
 
@@ -222,7 +244,10 @@ impl<T: From<News>> Subscription<T> {
             held.keys().filter(|key| !self.ledger.covers(key)).cloned().collect()
         };
         for key in forgotten {
-            self.remove(&key).await;
+            let news = self.removal(&key);
+            let room = self.outbox.room(news.bytes()).await;
+            self.ledger.held().remove(&key);
+            self.tell(news, room);
         }
     }
 
@@ -250,6 +275,8 @@ impl<T: From<News>> Subscription<T> {
         keys: Vec<(Arc<str>, Consistency)>,
         work: &mut Work,
     ) -> Result<(), ConfigError> {
+        // What was read by its name others read too: each has the same bytes.
+        self.patience = PATIENCE;
         let asked: Vec<_> = keys.iter().map(|(key, consistency)| (&**key, *consistency)).collect();
         let context = &self.asked.context;
         let answers = match asked[..] {
@@ -259,15 +286,15 @@ impl<T: From<News>> Subscription<T> {
         };
         for ((key, consistency), answer) in keys.into_iter().zip(answers) {
             match answer {
-                Ok(Read { found, freshness }) => self.found(&key, found, freshness, work).await,
+                Ok(Read { found, freshness }) => self.found(&key, found, freshness, Some(consistency), work).await,
                 Err(ConfigError::ResponseFull) => work.look_at(key, consistency),
                 // Nobody gets it, so it is not there.
                 Err(ConfigError::Decide(DecideError::Refused(_)) | ConfigError::Key(_))
                     if !self.ledger.named().contains(&key) =>
                 {
                     work.answered(&key);
-                    if self.ledger.held().contains_key(&key) {
-                        self.remove(&key).await;
+                    if self.ledger.held().contains_key(&key) && !self.remove(&key).await {
+                        work.look_at(key, consistency);
                     }
                 }
                 Err(error) if self.may_pass(&error) || work.is_synced => {
@@ -289,12 +316,16 @@ impl<T: From<News>> Subscription<T> {
             keys_only: self.asked.keys_only,
             bytes: TOGETHER_BYTES,
             context: &self.asked.context,
+            under_way: None,
         };
         match self.configs.list(reader, request).await {
             Ok(listed) => {
+                let hub = Arc::clone(&self.hub);
+                let permit = hub.pages.try_enter(reader.id());
+                self.patience = permit.as_ref().map_or(Duration::ZERO, |_| PATIENCE);
                 for config in listed.configs {
                     let key = config.key.as_str().into();
-                    self.found(&key, Some(config), listed.freshness, work).await;
+                    self.found(&key, Some(config), listed.freshness, None, work).await;
                 }
                 work.listed(listed.next_page_token);
                 Ok(())
@@ -313,8 +344,23 @@ impl<T: From<News>> Subscription<T> {
         }
     }
 
-    /// Sends what was found at a key, if that differs from what the client holds.
-    async fn found(&mut self, key: &Arc<str>, found: Option<Config>, freshness: Freshness, work: &mut Work) {
+    /// Sends what was found at a key, if that differs from what the client holds. What there is no room for is read again: as it was `asked` for,
+    /// or listed.
+    async fn found(
+        &mut self,
+        key: &Arc<str>,
+        found: Option<Config>,
+        freshness: Freshness,
+        asked: Option<Consistency>,
+        work: &mut Work,
+    ) {
+        let again = |work: &mut Work| match asked {
+            Some(asked) => work.look_at(Arc::clone(key), asked),
+            None => work.owe(Arc::clone(key), Consistency::Since(freshness.as_of)),
+        };
+        if self.waits_for.is_some() {
+            return again(work);
+        }
         let is_stale = freshness.source == Source::Stale;
         let lags = found
             .as_ref()
@@ -350,14 +396,20 @@ impl<T: From<News>> Subscription<T> {
                 if self.asked.keys_only {
                     config.entry.value = bytes::Bytes::new();
                 }
-                self.is_shown(key, config.entry.etag);
+                let (etag, origin) = (config.entry.etag, config.origin);
+                let news = self.news(Update::Put(config));
+                let Some(room) = self.room(news.bytes()).await else {
+                    return again(work);
+                };
+                self.is_shown(key, etag);
                 // Before it is sent, so that whoever acknowledges it acknowledges what is held.
-                self.ledger.hold(key, config.entry.etag, config.origin);
-                self.send(Update::Put(config)).await;
+                self.ledger.hold(key, etag, origin);
+                self.tell(news, room);
             }
             (None, held) => {
-                if held.is_some() || work.owes(key) {
-                    self.remove(key).await;
+                let is_news = held.is_some() || (work.owes(key) && self.ledger.named().contains(key));
+                if is_news && !self.remove(key).await {
+                    return again(work);
                 }
             }
         }
@@ -384,22 +436,57 @@ impl<T: From<News>> Subscription<T> {
         }
     }
 
-    async fn remove(&mut self, key: &Arc<str>) {
-        let held = self.ledger.held().remove(key).and_then(|held| held.etag);
-        self.send(Update::Removed {
+    /// Room for what was read, soon. None: the client does not take what it is sent, and has nothing held for it until it does.
+    async fn room(&mut self, bytes: usize) -> Option<Room> {
+        if let Some((reserved, room)) = self.reserved.take()
+            && bytes <= reserved
+        {
+            return Some(room);
+        }
+        let room = timeout(self.patience, self.outbox.room(bytes)).await.ok();
+        if room.is_none() {
+            self.waits_for = Some(bytes);
+        }
+        room
+    }
+
+    /// False: there is no room to say so.
+    async fn remove(&mut self, key: &Arc<str>) -> bool {
+        let news = self.removal(key);
+        let room = self.room(news.bytes()).await;
+        if let Some(room) = room {
+            self.ledger.held().remove(key);
+            self.tell(news, room);
+            return true;
+        }
+        false
+    }
+
+    fn removal(&self, key: &Arc<str>) -> News {
+        let held = self.ledger.state(key).and_then(|held| held.etag);
+        self.news(Update::Removed {
             key: key.to_string(),
             etag: held.map(|etag| etag.to_string()).unwrap_or_default(),
         })
-        .await;
     }
 
-    async fn send(&self, update: Update) {
-        self.hub.metrics().told(&update);
-        let news = News {
+    async fn send(&mut self, update: Update) {
+        // Who waits for room while it keeps some could wait for itself.
+        self.reserved = None;
+        let news = self.news(update);
+        let room = self.outbox.room(news.bytes()).await;
+        self.tell(news, room);
+    }
+
+    fn tell(&self, news: News, room: Room) {
+        self.hub.metrics().told(&news.update);
+        self.outbox.send(news.into(), room);
+    }
+
+    fn news(&self, update: Update) -> News {
+        News {
             subscription: Arc::clone(&self.asked.id),
             update,
-        };
-        let room = self.outbox.room(news.bytes()).await;
-        self.outbox.send(news.into(), room);
+        }
     }
 }

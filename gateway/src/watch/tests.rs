@@ -151,6 +151,7 @@ impl World {
             keys_only: false,
             bytes: PAGE_BYTES,
             context,
+            under_way: None,
         };
         let listed = self.configs.list(&reader, request).await.unwrap();
         listed.configs.into_iter().map(shown).collect()
@@ -479,6 +480,82 @@ async fn who_falls_too_far_behind_compares_anew() {
     }
     client.until(&Told::Resync).await;
     client.until(&Told::Synced(false)).await;
+    client.settle().await;
+    assert_eq!(client.values(), world.list("acme", "t_", &Context::default()).await);
+}
+
+/// Pages that are read for watchers take room; who does not take what it is sent has none of it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_held_for_who_does_not_read() {
+    let world = World::new().await;
+    for i in 0..20 {
+        world.put("acme", &format!("t_{i}"), &"x".repeat(20_000)).await;
+    }
+    let mut client = world.watch("acme", to_prefix("t_"));
+    let stuck: Vec<_> = (0..2 * hub::PAGES)
+        .map(|_| world.watch("acme", to_prefix("t_")))
+        .collect();
+    tokio::task::yield_now().await;
+    // Nor does it keep others waiting.
+    world.put("globex", "t_0", "theirs").await;
+    let mut other = world.watch("globex", to_prefix("t_"));
+    other.shows("t_0", Some("theirs")).await;
+    sleep(Duration::from_mins(5)).await;
+    assert!(world.hub.pages.is_free());
+    // What it missed it is sent when it reads, whatever became of that.
+    world.put("acme", "t_0", "changed").await;
+    world.delete("acme", "t_19").await;
+    client.until(&Told::Synced(false)).await;
+    client.settle().await;
+    assert_eq!(client.values(), world.list("acme", "t_", &Context::default()).await);
+    drop(stuck);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stale_when_there_was_no_room_for_it_is_stale_when_there_is() {
+    let world = World::new().await;
+    for key in ["t_a", "t_b"] {
+        world.put("acme", key, &"x".repeat(60_000)).await;
+    }
+    sleep(2 * POLICY.ttl).await;
+    world.fail(true);
+    let mut client = world.watch("acme", to_keys(&["t_a", "t_b"]));
+    sleep(Duration::from_secs(10)).await;
+    client.until(&Told::Synced(true)).await;
+    assert_eq!(client.held.len(), 2);
+    world.change_elsewhere();
+    world.fail(false);
+    for key in ["t_a", "t_b"] {
+        client.shows(key, Some("acme elsewhere")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_slowly_has_all_in_the_end_whatever_changes_meanwhile() {
+    let world = Arc::new(World::new().await);
+    let value = "x".repeat(30_000);
+    for i in 0..10 {
+        world.put("acme", &format!("t_{i}"), &value).await;
+    }
+    let mut client = world.watch("acme", to_prefix("t_"));
+    let changing = {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move {
+            for i in 0.. {
+                world.put("acme", &format!("t_{}", i % 3), &format!("{i}{value}")).await;
+                sleep(Duration::from_millis(500)).await;
+            }
+        })
+    };
+    // Less than changes.
+    for messages in 0.. {
+        sleep(Duration::from_secs(2)).await;
+        if client.next().await == Told::Synced(false) {
+            break;
+        }
+        assert!(messages < 500, "{}", client.told.len());
+    }
+    changing.abort();
     client.settle().await;
     assert_eq!(client.values(), world.list("acme", "t_", &Context::default()).await);
 }

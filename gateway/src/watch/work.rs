@@ -106,8 +106,13 @@ impl Work {
         }
     }
 
+    /// How many keys are yet to be looked at, or again.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len() + self.failed.len()
+    }
+
     /// The client does not have all before it has an answer for that.
-    fn owe(&mut self, key: Arc<str>, wanted: Consistency) {
+    pub(super) fn owe(&mut self, key: Arc<str>, wanted: Consistency) {
         self.owed.insert(Arc::clone(&key));
         self.look_at(key, wanted);
     }

@@ -12,17 +12,17 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 use tagway::clock::Clock;
 use tagway::identity::development::{Claims, DevelopmentKey};
-use tagway::identity::{Identity, IdentityError, KeySets, VerifiedTenant};
+use tagway::identity::{Verifier, IdentityError, KeySets, VerifiedTenant};
 use tagway::settings::Permission;
 use tagway::settings::development::development;
 use tagway::status::Parts;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
-/// A key of its own, and an [`Identity`] that believes what it signs.
+/// A key of its own, and a [`Verifier`] that believes what it signs.
 pub struct Issuer {
     key: DevelopmentKey,
-    identity: Identity,
+    verifier: Verifier,
     runtime: Runtime,
 }
 
@@ -33,11 +33,11 @@ impl Default for Issuer {
         let settings = development(folder.path(), []).expect("settings");
         let runtime = runtime();
         let keys = runtime.block_on(KeySets::open(&settings.identity)).expect("keys");
-        let identity = Identity::new(&settings.identity, keys.clone(), Clock::system());
+        let verifier = Verifier::new(&settings.identity, keys.clone(), Clock::system());
         let part = Parts::new(Clock::system()).part("issuer", true, "");
         // It answers those who ask for an unknown key.
         runtime.spawn(async move { keys.run(&part).await });
-        Self { key, identity, runtime }
+        Self { key, verifier, runtime }
     }
 }
 
@@ -62,7 +62,7 @@ impl Issuer {
             http::header::AUTHORIZATION,
             HeaderValue::from_bytes(authorization).ok()?,
         );
-        Some(self.runtime.block_on(self.identity.verify(&headers)))
+        Some(self.runtime.block_on(self.verifier.verify(&headers)))
     }
 
     /// A tenant whose token verified.

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tagway_tests::client::why;
 use tagway_tests::gateway::Gateway;
 use tagway_tests::issuer::key_set;
 use tempfile::TempDir;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
@@ -204,6 +206,55 @@ async fn sources_that_do_not_answer_are_waited_for_all_at_once() {
         why(client.get("far0_x").await),
         (Code::Internal, "STRATEGY_FAILED".to_owned())
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_does_not_answer_keeps_no_other_waiting() {
+    let far = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", far.local_addr().unwrap());
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let (asked, is_asked) = mpsc::channel();
+    thread::spawn({
+        let is_silent = Arc::clone(&is_silent);
+        move || {
+            let mut held = Vec::new();
+            for peer in far.incoming() {
+                // Until it is silent it hangs up, so that nobody waits.
+                if is_silent.load(Ordering::Relaxed) {
+                    held.push(peer);
+                    if asked.send(()).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    let world = World::new();
+    let settings = world.settings(&home("a"))
+        + &format!(
+            "[strategies.far]\nsource = \"s3://far/away.wasm\"\nunpinned = true\nregion = \"eu-west-1\"\n\
+             endpoint_url = \"{endpoint}\"\ntags = [\"far_\"]\nbackends = [\"a\"]\n"
+        );
+    let gateway = Gateway::start_in(Arc::clone(&world.folder), Arc::clone(&world.key), &settings);
+    assert!(
+        gateway.logs("a strategy's source cannot be looked at"),
+        "{}",
+        gateway.log()
+    );
+    gateway.client("acme").await.put("t_x", "1").await.unwrap();
+    let looks = || gateway.log().matches("a strategy's source cannot be looked at").count();
+    let (before, mut admin) = (looks(), gateway.admin().await);
+    let mut last = active(&mut admin).await;
+    is_silent.store(true, Ordering::Relaxed);
+    // With this look it is asked, and does not answer; the next begins while that one waits.
+    for round in 1..=2 {
+        world.put(&distinct(&SCRIPTED, round));
+        last = becomes(&mut admin, "what the file holds", |active| active.digest != last.digest).await;
+        if round == 1 {
+            block_in_place(|| is_asked.recv_timeout(PATIENCE)).unwrap();
+        }
+    }
+    assert_eq!(looks(), before, "it was given up, and only then was the file looked at");
 }
 
 /// Replicas that fetch from one bucket.

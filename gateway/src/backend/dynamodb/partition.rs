@@ -13,6 +13,7 @@ use super::DynamoDb;
 use super::item::{Item, PK, SK, SortKeys, string};
 use crate::backend::BackendError;
 use crate::clock::backoff;
+use crate::key::TenantId;
 
 /// Most keys of a `BatchGetItem`.
 pub(super) const BATCH: usize = 100;
@@ -26,6 +27,8 @@ pub(super) const THROTTLED: usize = 4;
 pub(super) struct Partition<'s> {
     pub(super) store: &'s DynamoDb,
     pub(super) client: Client,
+    /// Whose call it is.
+    pub(super) tenant: TenantId,
     pub(super) pk: String,
 }
 
@@ -56,7 +59,12 @@ impl Partition<'_> {
             .consistent_read(true)
             .set_projection_expression(projection)
             .set_expression_attribute_names(names);
-        Ok(self.store.aws.call("GetItem", Box::pin(call.send())).await?.item)
+        Ok(self
+            .store
+            .aws
+            .call(&self.tenant, "GetItem", Box::pin(call.send()))
+            .await?
+            .item)
     }
 
     /// A part of a range, in order.
@@ -78,7 +86,7 @@ impl Partition<'_> {
             .consistent_read(true)
             .limit(i32::try_from(ask.limit).unwrap_or(i32::MAX))
             .set_exclusive_start_key(ask.start);
-        self.store.aws.call("Query", Box::pin(call.send())).await
+        self.store.aws.call(&self.tenant, "Query", Box::pin(call.send())).await
     }
 }
 
@@ -87,6 +95,7 @@ impl DynamoDb {
     /// were not looked at any more are the second part.
     pub(super) async fn get_many(
         &self,
+        tenant: &TenantId,
         client: &Client,
         mut keys: Vec<Item>,
         bytes: usize,
@@ -99,7 +108,7 @@ impl DynamoDb {
             let asked = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true);
             let asked = built(asked.build())?;
             let call = client.batch_get_item().request_items(&*self.table, asked);
-            let answer = self.aws.call("BatchGetItem", Box::pin(call.send())).await?;
+            let answer = self.aws.call(tenant, "BatchGetItem", Box::pin(call.send())).await?;
             let items = answer.responses.into_iter().flat_map(HashMap::into_values).flatten();
             let mut answered = false;
             for item in items {

@@ -219,7 +219,7 @@ impl Partition<'_> {
         for wait in backoff(WAITS) {
             let call = self.client.transact_write_items().client_request_token(&token);
             let call = call.set_transact_items(Some(steps.clone()));
-            let Err(error) = self.store.aws.send(Box::pin(call.send())).await else {
+            let Err(error) = self.store.aws.send(&self.tenant, Box::pin(call.send())).await else {
                 break;
             };
             // What becomes of it, an answer under the same token tells, and nothing else.

@@ -14,13 +14,13 @@ use crate::folder::{FolderError, PrivateFolder};
 
 /// All of them.
 pub struct Backups {
-    places: BTreeMap<Arc<str>, Place>,
+    targets: BTreeMap<Arc<str>, Target>,
     /// One at a time, of all stores: each reads a whole store.
     turn: Arc<Semaphore>,
     clock: Clock,
 }
 
-struct Place {
+struct Target {
     store: Arc<Embedded>,
     folder: Option<PathBuf>,
 }
@@ -66,7 +66,7 @@ impl Backups {
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         Self {
-            places: BTreeMap::new(),
+            targets: BTreeMap::new(),
             turn: Arc::new(Semaphore::new(1)),
             clock,
         }
@@ -74,24 +74,27 @@ impl Backups {
 
     /// Of that store too, into that folder.
     pub fn add(&mut self, id: &str, store: &Arc<Embedded>, folder: Option<&Path>) {
-        let place = Place {
+        let target = Target {
             store: Arc::clone(store),
             folder: folder.map(Path::to_owned),
         };
-        self.places.insert(id.into(), place);
+        self.targets.insert(id.into(), target);
     }
 
     /// Begins one of the store with that id; of the only store, if it is empty.
     pub fn begin(&self, id: &str) -> Result<Backup, NoBackup> {
-        let found = if id.is_empty() && self.places.len() == 1 {
-            self.places.first_key_value()
+        let found = if id.is_empty() && self.targets.len() == 1 {
+            self.targets.first_key_value()
         } else if id.is_empty() {
-            return Err(NoBackup::Which(self.places.len()));
+            return Err(NoBackup::Which(self.targets.len()));
         } else {
-            self.places.get_key_value(id)
+            self.targets.get_key_value(id)
         };
-        let (id, place) = found.ok_or_else(|| NoBackup::Unknown(id.to_owned()))?;
-        let folder = place.folder.as_ref().ok_or_else(|| NoBackup::Nowhere(Arc::clone(id)))?;
+        let (id, target) = found.ok_or_else(|| NoBackup::Unknown(id.to_owned()))?;
+        let folder = target
+            .folder
+            .as_ref()
+            .ok_or_else(|| NoBackup::Nowhere(Arc::clone(id)))?;
         let turn = Arc::clone(&self.turn).try_acquire_owned();
         let turn = turn.map_err(|_| NoBackup::UnderWay)?;
         let folder = PrivateFolder::open(folder).map_err(|error| NoBackup::Folder {
@@ -102,7 +105,7 @@ impl Backups {
         let time = humantime::format_rfc3339_millis(self.clock.now()).to_string();
         Ok(Backup {
             id: Arc::clone(id),
-            store: Arc::clone(&place.store),
+            store: Arc::clone(&target.store),
             folder,
             // Names that sort by time, and that no tool takes for more than a name.
             name: format!("{id}-{}.redb", time.replace(':', "")),

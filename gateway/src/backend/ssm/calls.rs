@@ -109,7 +109,7 @@ impl Calls {
         F: Future<Output = Result<T, SdkError<E>>> + Send,
     {
         for wait in backoff(WAITS).take(ATTEMPTS - 1) {
-            let error = match self.aws.send(Box::pin(send())).await {
+            let error = match self.aws.send(tenant.id(), Box::pin(send())).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -123,7 +123,7 @@ impl Calls {
             sleep(wait).await;
             self.turn_as(tenant, urgency).await;
         }
-        self.aws.send(Box::pin(send())).await
+        self.aws.send(tenant.id(), Box::pin(send())).await
     }
 
     /// What a failed call says to operators, and to callers when it is worth another try.

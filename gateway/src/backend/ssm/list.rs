@@ -3,7 +3,6 @@
 //! goes on with what is older than the beginning of its list, which another gateway may have seen.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,8 +38,6 @@ pub(super) struct Lists {
     under_way: Mutex<UnderWay>,
     /// Of each tenant, those that somebody asked for.
     gatherings: Mutex<HashMap<TenantId, usize>>,
-    /// Writes by this gateway, begun and done.
-    writes: AtomicU64,
 }
 
 /// When each began, by who asks, with whose credentials, how urgently, and path.
@@ -76,7 +73,6 @@ impl Lists {
             kept: Cache::with_weighter(1024, KEPT_BYTES, Bytes),
             under_way: Mutex::default(),
             gatherings: Mutex::default(),
-            writes: AtomicU64::new(0),
         })
     }
 
@@ -171,10 +167,20 @@ impl Lists {
     ) -> Result<Arc<Gathered>, BackendError> {
         let gathered = self.gather_all(&tenant, &space, &folder, &who, at).await;
         let mut under_way = self.under_way();
+        // Unless a write below has had it forgotten, or there is a newer one.
         if under_way.get(&who).is_some_and(|(of, _)| *of == at) {
             under_way.remove(&who);
+            if let Ok(gathered) = &gathered {
+                self.keep(who.2, gathered);
+            }
         }
         gathered
+    }
+
+    fn keep(&self, under: String, gathered: &Arc<Gathered>) {
+        if self.kept.get(&under).is_none_or(|kept| kept.at < gathered.at) {
+            self.kept.insert(under, Arc::clone(gathered));
+        }
     }
 
     async fn gather_all(
@@ -185,7 +191,6 @@ impl Lists {
         (_, urgency, under): &Who,
         at: Instant,
     ) -> Result<Arc<Gathered>, BackendError> {
-        let writes = self.writes.load(Ordering::SeqCst);
         let client = self.calls.aws().client(tenant, space, Access::Read).await;
         let mut entries = BTreeMap::new();
         let mut names = 0;
@@ -217,16 +222,11 @@ impl Lists {
                 break;
             }
         }
-        let gathered = Arc::new(Gathered {
+        Ok(Arc::new(Gathered {
             at,
             done: Instant::now(),
             entries,
-        });
-        let is_newest = self.kept.get(under).is_none_or(|kept| kept.at < at);
-        if is_newest && writes == self.writes.load(Ordering::SeqCst) {
-            self.kept.insert(under.clone(), Arc::clone(&gathered));
-        }
-        Ok(gathered)
+        }))
     }
 
     fn gatherings(&self) -> MutexGuard<'_, HashMap<TenantId, usize>> {
@@ -282,12 +282,12 @@ pub(super) struct Change<'l> {
 
 impl Change<'_> {
     fn forget(&self) {
-        self.lists.writes.fetch_add(1, Ordering::SeqCst);
         let is_above = |path: &str| {
             self.parameter
                 .strip_prefix(path)
                 .is_some_and(|rest| rest.starts_with('/'))
         };
+        // In this order: what ends meanwhile is kept under that lock, and found below.
         self.lists.under_way().retain(|(_, _, path), _| !is_above(path));
         for (end, _) in self.parameter.match_indices('/') {
             self.lists.kept.remove(&self.parameter[..end]);

@@ -62,6 +62,7 @@ pub(super) async fn keys(configs: &Configs) -> Vec<String> {
         keys_only: false,
         bytes: PAGE_BYTES,
         context: &context,
+        under_way: None,
     };
     let listed = configs.list(&reader("acme"), request).await.unwrap();
     listed.configs.into_iter().map(|config| config.key).collect()

@@ -264,6 +264,7 @@ impl Run {
                         keys_only: false,
                         bytes: PAGE_BYTES,
                         context: &context,
+                        under_way: None,
                     };
                     let page = self.configs.list(&reader(tenant), request).await.unwrap();
                     listed.extend(page.configs.into_iter().map(|config| {

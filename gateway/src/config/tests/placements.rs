@@ -288,6 +288,7 @@ async fn a_strategy_that_does_not_enumerate_what_it_decides_is_at_fault() {
         keys_only: false,
         bytes: PAGE_BYTES,
         context: &context,
+        under_way: None,
     };
     let listed = configs.list(&reader("acme"), request).await;
     assert!(matches!(listed, Err(ConfigError::Decide(DecideError::Failed))));

@@ -60,10 +60,13 @@ pub(super) fn asked(id: &Arc<str>, subscribe: Subscribe) -> Result<Asked, Status
         text.parse::<KeyPrefix>()
             .map_err(|problem| invalid("subscribe.prefixes", problem))
     };
+    let mut keys = subscribe.keys;
+    keys.sort_unstable();
+    keys.dedup();
     Ok(Asked {
         id: Arc::clone(id),
         prefixes: subscribe.prefixes.into_iter().map(prefix).collect::<Result<_, _>>()?,
-        keys: subscribe.keys,
+        keys,
         context: context(subscribe.context)?,
         known: subscribe
             .known_etags

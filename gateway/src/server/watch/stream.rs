@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use prost::Message as _;
 use prost_types::Timestamp;
 use tagway_proto::v1;
 use tagway_proto::v1::watch_configs_request::{Ack, Kind as Asking, Renew, Subscribe, Unsubscribe};
@@ -13,16 +14,17 @@ use tagway_proto::v1::watch_configs_response::{Closing, Kind, Progress, Session}
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::Watches;
 use super::messages::{asked, checked, ended, is_of_a_message, of};
 use crate::clock::until;
 use crate::config::ConfigError;
 use crate::identity::{IdentityError, Reader, VerifiedTenant};
-use crate::quota::Share;
+use crate::quota::{Kept, Share};
 use crate::server::shape::shaped;
 use crate::server::status::{self, invalid};
+use crate::server::within_quota::Sent;
 use crate::watch::{Ledger, Listed, Marks, Outbox, Reserve, Room, Subscription};
 
 /// Between two messages that say how far all is, at most.
@@ -66,6 +68,23 @@ impl End {
     }
 }
 
+/// What a client sends on a stream.
+pub(in crate::server) struct Requests {
+    pub(in crate::server) requests: Streaming<v1::WatchConfigsRequest>,
+    /// What of it has come and is kept, where that is counted.
+    pub(in crate::server) sent: Option<Arc<Sent>>,
+}
+
+impl Requests {
+    async fn next(&mut self) -> Result<Option<v1::WatchConfigsRequest>, Status> {
+        let next = self.requests.message().await;
+        if let Some(sent) = &self.sent {
+            sent.is_whole();
+        }
+        next
+    }
+}
+
 /// A subscription that lives.
 struct Live {
     task: AbortHandle,
@@ -73,6 +92,8 @@ struct Live {
     ledger: Arc<Ledger>,
     /// For the word that it has ended.
     room: Room,
+    /// What it was begun with.
+    _kept: Kept,
 }
 
 /// What a stream has of the gateway for as long as it lives.
@@ -137,7 +158,7 @@ impl WatchStream {
     }
 
     /// Serves it to its end, and says why that is.
-    pub(super) async fn run(mut self, mut requests: Streaming<v1::WatchConfigsRequest>) -> End {
+    pub(super) async fn run(mut self, mut requests: Requests) -> End {
         let watches = Arc::clone(&self.watches);
         let mut is_open = true;
         let mut closes_at: Option<Instant> = None;
@@ -153,7 +174,7 @@ impl WatchStream {
             let caller = Arc::clone(self.tenant.caller());
             tokio::select! {
                 biased;
-                () = watches.identity.until_over(&caller) => return End::Token,
+                () = watches.verifier.until_over(&caller) => return End::Token,
                 () = self.outbox.closed() => return End::Gone,
                 () = until(closes_at) => return End::Closing,
                 () = watches.stop.cancelled(), if !is_stopping => {
@@ -179,6 +200,8 @@ impl WatchStream {
                         },
                         Ok(None) => is_open = false,
                         Err(status) if is_of_a_message(&status) => return End::Refused(shaped(&status)),
+                        // It sends more than is kept for it.
+                        Err(status) if status.code() == Code::ResourceExhausted => return End::Refused(status),
                         Err(_) => return End::Gone,
                     }
                 }
@@ -209,8 +232,8 @@ impl WatchStream {
                     self.outbox.send(self.session(Some(&failure)), answer);
                     return Ok(None);
                 }
-                let (identity, tenant) = (Arc::clone(&self.watches.identity), self.tenant.clone());
-                let renewal = async move { (identity.renew(&tenant, &token).await, answer) };
+                let (verifier, tenant) = (Arc::clone(&self.watches.verifier), self.tenant.clone());
+                let renewal = async move { (verifier.renew(&tenant, &token).await, answer) };
                 return Ok(Some(Box::pin(renewal)));
             }
             // Of a newer client than this gateway is.
@@ -225,6 +248,8 @@ impl WatchStream {
             return Err(invalid("subscribe.id", "names a subscription that this stream has"));
         }
         let limit = self.watches.subscriptions;
+        let kept = self.admitted.share.kept();
+        let bytes = subscribe.encoded_len() as u64;
         let asked = match &self.may_read {
             Err(error) => Err(status::identity(error)),
             Ok(()) if self.live.len() >= limit => Err(status::too_many_subscriptions(limit)),
@@ -233,6 +258,7 @@ impl WatchStream {
                 .admitted
                 .share
                 .message()
+                .and_then(|()| kept.holds(bytes))
                 .map_err(status::quota)
                 .and_then(|()| asked(&id, subscribe)),
         };
@@ -260,6 +286,7 @@ impl WatchStream {
             marks,
             ledger,
             room: end,
+            _kept: kept,
         };
         self.live.insert(id, live);
         Ok(())
@@ -377,11 +404,11 @@ impl WatchStream {
 }
 
 /// The next request, once there is room for what it is answered.
-async fn next(outbox: &Outbox<Response>, ends: &Reserve, requests: &mut Streaming<v1::WatchConfigsRequest>) -> Heard {
+async fn next(outbox: &Outbox<Response>, ends: &Reserve, requests: &mut Requests) -> Heard {
     let end = ends.room().await;
     let answer = outbox.room(0).await;
     Heard {
-        request: requests.message().await,
+        request: requests.next().await,
         answer,
         end,
     }

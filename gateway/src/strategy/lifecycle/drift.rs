@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 
-use super::names::Known;
+use super::names::KnownNames;
 use crate::backend::Catalog;
 use crate::cache::{Cache, Consistency};
 use crate::identity::VerifiedTenant;
@@ -107,7 +107,7 @@ pub(super) struct Values<'v> {
 }
 
 /// Judges what is `known`. What the strategies of `new` answer meanwhile they remember, so that who asks next does not wait.
-pub(super) async fn compare(old: &Snapshot, new: &Snapshot, known: Known, values: &Values<'_>) -> Drift {
+pub(super) async fn compare(old: &Snapshot, new: &Snapshot, known: KnownNames, values: &Values<'_>) -> Drift {
     let until = Instant::now() + AT_MOST;
     let gate = Gate {
         old,

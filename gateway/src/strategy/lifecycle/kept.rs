@@ -18,7 +18,7 @@ use super::stages::sha256;
 use crate::folder::{FolderError, PrivateFolder};
 use crate::settings::StrategySettings;
 use crate::strategy::memory::{Bags, KnownName};
-use crate::strategy::version::{Identity, Version};
+use crate::strategy::version::{Fingerprint, Version};
 
 /// Which versions were active.
 const SET: &str = "strategies.json";
@@ -59,7 +59,7 @@ pub(super) struct KeptStrategy {
 /// A version that was active, and what it was given.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct KeptVersion {
-    pub(super) version: Identity,
+    pub(super) version: Fingerprint,
     pub(super) generation: u64,
     pub(super) activated: SystemTime,
     settings: Map<String, Value>,
@@ -181,7 +181,7 @@ impl KeptVersion {
     pub(super) fn new(version: &Version, generation: u64, activated: SystemTime) -> Self {
         let settings = &version.settings;
         Self {
-            version: version.identity.clone(),
+            version: version.fingerprint.clone(),
             generation,
             activated,
             settings: settings.settings.clone(),
@@ -250,7 +250,7 @@ impl Lifecycle {
         let activated = activated.unwrap_or_else(|| self.made.clock.now());
         let mut kept = |stored: &Stored| match stored {
             Stored::Here { version, .. } => {
-                let digest = version.identity.digest.clone();
+                let digest = version.fingerprint.digest.clone();
                 components.insert(digest, Some(Arc::clone(&version.bytes)));
                 KeptVersion::new(version, generation, activated)
             }

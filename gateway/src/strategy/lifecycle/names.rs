@@ -33,7 +33,7 @@ pub(super) struct Names {
 
 /// Names, each once, and each tenant's among those of others: what looks at some of them has seen some of each.
 #[derive(Default)]
-pub(super) struct Known {
+pub(super) struct KnownNames {
     pub(super) names: Vec<KnownName>,
     /// So many more there are, of tenants of which too little is known.
     pub(super) more: u64,
@@ -41,14 +41,14 @@ pub(super) struct Known {
 
 impl Names {
     /// All of them, as what `snapshot` holds remembers them. It takes a while, and not on the runtime's threads.
-    pub(super) async fn all(&self, snapshot: Arc<Snapshot>) -> Known {
+    pub(super) async fn all(&self, snapshot: Arc<Snapshot>) -> KnownNames {
         let names = self.clone();
         let all = tokio::task::spawn_blocking(move || names.collect(&snapshot));
         // Where it breaks down nothing is known.
         all.await.unwrap_or_default()
     }
 
-    fn collect(&self, snapshot: &Snapshot) -> Known {
+    fn collect(&self, snapshot: &Snapshot) -> KnownNames {
         let now = self.clock.now();
         let nameless = |place: &Place, verified| match place.name.range().space() {
             Space::Shared => None,
@@ -142,7 +142,7 @@ impl Gathered {
         self.count = self.count + now - before;
     }
 
-    fn known(self) -> Known {
+    fn known(self) -> KnownNames {
         let too_few = self.tenants.values().filter(|of| of.names.len() < self.enough);
         let more = too_few.map(|of| of.left_out.len() as u64).sum();
         let mut tenants: Vec<_> = self.tenants.into_values().map(|of| of.names.into_iter()).collect();
@@ -150,7 +150,7 @@ impl Gathered {
         while !tenants.is_empty() {
             tenants.retain_mut(|of| of.next().map(|name| names.push(name)).is_some());
         }
-        Known { names, more }
+        KnownNames { names, more }
     }
 }
 

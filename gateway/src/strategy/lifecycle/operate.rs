@@ -20,7 +20,7 @@ use crate::settings::{Source, StrategySettings};
 use crate::strategy::decide::Strategy;
 use crate::strategy::registry::{NotServed, Standing};
 use crate::strategy::trial::{Condemned, Trial};
-use crate::strategy::version::{Identity, Version};
+use crate::strategy::version::{Fingerprint, Version};
 
 /// What an operator asks for.
 #[derive(Debug, Default)]
@@ -138,7 +138,7 @@ impl Lifecycle {
             given: Given {
                 name: Arc::clone(&name),
                 bytes: bytes.into(),
-                identity: Identity::new(digest, &settings, &self.made.catalog),
+                fingerprint: Fingerprint::new(digest, &settings, &self.made.catalog),
                 settings,
             },
             revision,
@@ -150,7 +150,7 @@ impl Lifecycle {
             generation: activation.generation,
             by_itself: false,
         };
-        let digest = wanted.given.identity.digest.clone();
+        let digest = wanted.given.fingerprint.digest.clone();
         let activated = self.take(wanted, wish).await?;
         if activated.record.state == State::Active && is_of_source && !activation.validate_only {
             // Nobody may listen, or what waits is enough.
@@ -233,12 +233,12 @@ impl Lifecycle {
             .strategy(&version, slot, Against::Nothing)
             .ok_or(Undone::NothingEarlier)?;
         slot.earlier.pop();
-        let identity = &leaving.decides().identity;
-        if identity.digest == version.identity.digest {
+        let fingerprint = &leaving.decides().fingerprint;
+        if fingerprint.digest == version.fingerprint.digest {
             // The component is the same: it is its settings that have to leave.
-            hold(&mut slot.quarantine, &identity.whole());
+            hold(&mut slot.quarantine, &fingerprint.whole());
         } else {
-            hold(&mut slot.quarantine, &identity.digest);
+            hold(&mut slot.quarantine, &fingerprint.digest);
         }
         tracing::error!(
             strategy = &*name,
@@ -250,9 +250,9 @@ impl Lifecycle {
             "a version is rolled back"
         );
         // For how long, the quarantine says.
-        slot.seen = slot.seen.take().filter(|seen| seen.version != *identity);
+        slot.seen = slot.seen.take().filter(|seen| seen.version != *fingerprint);
         self.records.left(&name, &State::RolledBack(reason.to_owned()));
-        let number = self.records.begin(&name, &version.identity.digest);
+        let number = self.records.begin(&name, &version.fingerprint.digest);
         self.commit(&current, &number, strategy).ok_or(Undone::Stopping)
     }
 
@@ -355,7 +355,7 @@ impl Lifecycle {
     }
 
     /// Takes up other settings of strategies. What they do not grant any more is gone at once; what else they change of a strategy
-    /// is taken up as another version of it would be.
+    /// is taken up as another version of it would be, by the look that follows.
     pub async fn take_up(&self, strategies: &BTreeMap<String, StrategySettings>) {
         let mut new = Vec::new();
         {
@@ -391,9 +391,10 @@ impl Lifecycle {
             }
         }
         self.watch_files();
+        self.made.look.notify_one();
         // As at a start.
         self.begin(&new).await;
-        self.look_everywhere().await;
+        self.made.look.notify_one();
         self.keep().await;
     }
 

@@ -13,7 +13,7 @@ use super::quarantine::Quarantine;
 use crate::settings::{LimitSettings, OnFailure, StrategySettings};
 use crate::strategy::memory::Memory;
 use crate::strategy::trial::{Condemned, Trial};
-use crate::strategy::version::{Identity, Version};
+use crate::strategy::version::{Fingerprint, Version};
 
 /// Versions that can be rolled back to, of each strategy.
 const EARLIER: usize = 2;
@@ -40,7 +40,7 @@ pub enum Mode {
 /// What the source held when it was last looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seen {
-    pub(super) version: Identity,
+    pub(super) version: Fingerprint,
     /// Nothing more is to be done about it.
     pub(super) settled: bool,
 }
@@ -91,7 +91,7 @@ pub(super) struct Slot {
 
 /// Of something that may go well another time.
 struct Tries {
-    version: Identity,
+    version: Fingerprint,
     times: u32,
     not_before: Instant,
 }
@@ -164,12 +164,12 @@ impl Slot {
 
     /// Whether that version is not to be taken up by itself now. One that may have ended the process is held back as one that had to
     /// leave.
-    pub(super) fn holds_back(&mut self, version: &Identity, now: SystemTime) -> bool {
+    pub(super) fn holds_back(&mut self, version: &Fingerprint, now: SystemTime) -> bool {
         self.ends_processes(&version.digest, now) || self.had_to_leave(version, now)
     }
 
     /// Whether that version was rolled back, and is held back for it now.
-    pub(super) fn had_to_leave(&self, version: &Identity, now: SystemTime) -> bool {
+    pub(super) fn had_to_leave(&self, version: &Fingerprint, now: SystemTime) -> bool {
         self.quarantine.holds(&version.digest, now) || self.quarantine.holds(&version.whole(), now)
     }
 
@@ -185,7 +185,7 @@ impl Slot {
     }
 
     /// Whether there is nothing to do about what the source holds, for now.
-    pub(super) fn has_settled(&self, version: &Identity) -> bool {
+    pub(super) fn has_settled(&self, version: &Fingerprint) -> bool {
         let settled = self
             .seen
             .as_ref()
@@ -195,7 +195,7 @@ impl Slot {
     }
 
     /// What came of what the source holds: nothing more is to be done about it, or it `may_pass` another time.
-    pub(super) fn settles(&mut self, version: Identity, may_pass: bool) {
+    pub(super) fn settles(&mut self, version: Fingerprint, may_pass: bool) {
         self.tries = may_pass.then(|| {
             let before = self.tries.take().filter(|tries| tries.version == version);
             let times = before.map_or(0, |tries| tries.times) + 1;

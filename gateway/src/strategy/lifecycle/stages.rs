@@ -17,7 +17,7 @@ use crate::settings::{Source, StrategySettings};
 use crate::strategy::component::Prepared as Component;
 use crate::strategy::engine::Engine;
 use crate::strategy::limits::{CallError, Limits, first_lines};
-use crate::strategy::version::{Identity, Version};
+use crate::strategy::version::{Fingerprint, Version};
 use crate::wit;
 
 /// Bytes that the answer to a request may take on the host's side: 32 placements with every field at its longest.
@@ -157,7 +157,7 @@ pub(in crate::strategy) fn prepare(
     name: &Arc<str>,
     settings: &StrategySettings,
     catalog: &[Backend],
-    identity: Identity,
+    fingerprint: Fingerprint,
     bytes: Arc<[u8]>,
 ) -> Prepared {
     let (reached, stages) = unbounded_channel();
@@ -171,7 +171,7 @@ pub(in crate::strategy) fn prepare(
                 tokio::task::spawn_blocking(move || {
                     // Nobody may look.
                     let reached = |stage| _ = reached.send(stage);
-                    prepare_here(&engine, &name, &settings, &catalog, identity, &bytes, reached)
+                    prepare_here(&engine, &name, &settings, &catalog, fingerprint, &bytes, reached)
                 })
             };
             match prepared.await {
@@ -192,7 +192,7 @@ fn prepare_here(
     name: &Arc<str>,
     settings: &StrategySettings,
     catalog: &[Backend],
-    identity: Identity,
+    fingerprint: Fingerprint,
     bytes: &Arc<[u8]>,
     reached: impl Fn(Stage),
 ) -> Result<Version, Rejected> {
@@ -206,7 +206,7 @@ fn prepare_here(
         may_pass: failure.may_pass,
         ..reject(stage, failure.reason)
     };
-    let digest = &identity.digest;
+    let digest = &fingerprint.digest;
     if let Some(wanted) = settings.digest.as_ref().filter(|wanted| *wanted != digest) {
         let reason = format!("it is {digest}, and {wanted} is what the settings name");
         return Err(reject(Stage::Verified, reason));
@@ -234,7 +234,7 @@ fn prepare_here(
     let version = Version {
         name: Arc::clone(name),
         semver: manifest.version,
-        identity,
+        fingerprint,
         settings: settings.clone(),
         tags,
         claims: manifest.claims,

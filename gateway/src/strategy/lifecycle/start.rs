@@ -19,7 +19,7 @@ use super::way::{Against, Given};
 use crate::settings::StrategySettings;
 use crate::strategy::decide::Strategy;
 use crate::strategy::registry::{NotServed, Snapshot, Standing};
-use crate::strategy::version::{Identity, Version};
+use crate::strategy::version::{Fingerprint, Version};
 
 /// One that is to be what its source holds.
 struct Fresh {
@@ -146,28 +146,28 @@ impl Lifecycle {
     async fn as_fetched(&self, fresh: &Fresh, fetched: io::Result<Vec<u8>>) -> Result<Ready, Rejected> {
         let Fresh { name, settings, .. } = fresh;
         let bytes = fetched.map_err(|error| Rejected::unfetched(name, &settings.source, &error))?;
-        let identity = Identity::new(stages::sha256(&bytes), settings, &self.made.catalog);
+        let fingerprint = Fingerprint::new(stages::sha256(&bytes), settings, &self.made.catalog);
         let now = self.made.clock.now();
         if let Some(slot) = self.slots().get_mut(name) {
-            if slot.holds_back(&identity, now) {
+            if slot.holds_back(&fingerprint, now) {
                 let reason = "what its source holds was rolled back, or the process ended while it was prepared";
                 return Err(refused(name, reason.to_owned()));
             }
-            slot.is_tried(&identity.digest);
+            slot.is_tried(&fingerprint.digest);
         }
         self.keep().await;
-        let number = self.records.begin(name, &identity.digest);
+        let number = self.records.begin(name, &fingerprint.digest);
         let given = Given {
             name: Arc::clone(name),
             bytes: bytes.into(),
-            identity,
+            fingerprint,
             settings: settings.clone(),
         };
         let prepared = self.prepare(&given, &number).await;
         if let Some(slot) = self.slots().get_mut(name) {
-            slot.was_tried(&given.identity.digest);
+            slot.was_tried(&given.fingerprint.digest);
             let may_pass = prepared.as_ref().is_err_and(|rejected| rejected.may_pass);
-            slot.settles(given.identity, may_pass);
+            slot.settles(given.fingerprint, may_pass);
         }
         self.keep().await;
         let version = prepared.inspect_err(|rejected| {

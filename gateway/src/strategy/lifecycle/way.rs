@@ -13,14 +13,14 @@ use crate::settings::StrategySettings;
 use crate::strategy::decide::Strategy;
 use crate::strategy::registry::{NotServed, Snapshot, Standing};
 use crate::strategy::trial::Trial;
-use crate::strategy::version::{Identity, Version};
+use crate::strategy::version::{Fingerprint, Version};
 
 /// A component, and what it is given.
 pub(super) struct Given {
     /// The strategy.
     pub(super) name: Arc<str>,
     pub(super) bytes: Arc<[u8]>,
-    pub(super) identity: Identity,
+    pub(super) fingerprint: Fingerprint,
     pub(super) settings: StrategySettings,
 }
 
@@ -51,7 +51,7 @@ impl Lifecycle {
         let current = self.registry.current();
         if current
             .serving(&name)
-            .is_some_and(|active| active.decides().identity == wanted.given.identity)
+            .is_some_and(|active| active.decides().fingerprint == wanted.given.fingerprint)
             && let Some(record) = self.records.active(&name)
         {
             self.settle(&wanted, wish, false, true);
@@ -60,14 +60,14 @@ impl Lifecycle {
             let drift = Drift::default();
             return Ok(Activated { record, drift });
         }
-        let number = self.records.begin(&name, &wanted.given.identity.digest);
+        let number = self.records.begin(&name, &wanted.given.fingerprint.digest);
         if let Some(slot) = self.slots().get_mut(&name) {
-            slot.is_tried(&wanted.given.identity.digest);
+            slot.is_tried(&wanted.given.fingerprint.digest);
         }
         self.keep().await;
         let prepared = self.prepare(&wanted.given, &number).await;
         if let Some(slot) = self.slots().get_mut(&name) {
-            slot.was_tried(&wanted.given.identity.digest);
+            slot.was_tried(&wanted.given.fingerprint.digest);
         }
         let taken = match prepared {
             Ok(version) => self.compare_and_commit(&wanted, wish, &version.into(), &number).await,
@@ -110,16 +110,17 @@ impl Lifecycle {
         let mut slots = self.slots();
         let slot = slots
             .get_mut(&wanted.given.name)
-            .filter(|_| wanted.is_of_source && !wish.validate_only);
+            // Under other settings it may be another version by now.
+            .filter(|slot| slot.revision == wanted.revision && wanted.is_of_source && !wish.validate_only);
         let Some(slot) = slot else { return };
         // It served and was rolled back before this was noted. For how long it is not looked at, the quarantine says.
-        if slot.had_to_leave(&wanted.given.identity, self.made.clock.now()) {
+        if slot.had_to_leave(&wanted.given.fingerprint, self.made.clock.now()) {
             return;
         }
         // Whatever it was given besides: the source is not to be looked at again for that.
-        let digest = wanted.given.identity.digest.clone();
-        let configured = Identity::new(digest, &slot.settings, &self.made.catalog);
-        if configured == wanted.given.identity || serves {
+        let digest = wanted.given.fingerprint.digest.clone();
+        let configured = Fingerprint::new(digest, &slot.settings, &self.made.catalog);
+        if configured == wanted.given.fingerprint || serves {
             slot.settles(configured, may_pass);
         }
     }
@@ -137,7 +138,7 @@ impl Lifecycle {
         let active = self.is_wanted(wanted, wish)?;
         let is_that = active
             .as_ref()
-            .is_some_and(|active| active.decides().identity == version.identity);
+            .is_some_and(|active| active.decides().fingerprint == version.fingerprint);
         if let Some(record) = self.records.active(name).filter(|_| is_that) {
             // Somebody else was as quick.
             let reason = format!("it serves already, as generation {}", record.generation);
@@ -152,6 +153,7 @@ impl Lifecycle {
             let against = active.as_ref().map_or(Against::Nothing, |active| Against::Version {
                 version: Arc::clone(active.decides()),
                 may_refuse: wish.allow_moves,
+                was_of_several: active.memory().is_of_several(),
             });
             self.strategy(version, slot, against)
         };
@@ -202,8 +204,8 @@ impl Lifecycle {
         slot.condemned = None;
         slot.dormant = None;
         if !wish.by_itself {
-            slot.quarantine.release(&wanted.given.identity.digest);
-            slot.quarantine.release(&wanted.given.identity.whole());
+            slot.quarantine.release(&wanted.given.fingerprint.digest);
+            slot.quarantine.release(&wanted.given.fingerprint.whole());
         }
         let record = self.commit(&current, number, strategy).ok_or(Undone::Stopping)?;
         Ok(Activated { record, drift })
@@ -245,11 +247,11 @@ impl Lifecycle {
         let Given {
             name,
             bytes,
-            identity,
+            fingerprint,
             settings,
         } = given;
         let (engine, catalog) = (&self.made.engine, &self.made.catalog);
-        let mut prepared = stages::prepare(engine, name, settings, catalog, identity.clone(), Arc::clone(bytes));
+        let mut prepared = stages::prepare(engine, name, settings, catalog, fingerprint.clone(), Arc::clone(bytes));
         while let Some(stage) = prepared.stage().await {
             self.records
                 .change(number, |record| record.state = State::Reached(stage));
@@ -279,7 +281,7 @@ impl Lifecycle {
             let given = Given {
                 name: Arc::clone(name),
                 bytes: bytes.into(),
-                identity: Identity::new(kept.version.digest.clone(), &settings, &self.made.catalog),
+                fingerprint: Fingerprint::new(kept.version.digest.clone(), &settings, &self.made.catalog),
                 settings,
             };
             let version = self.prepare(&given, number).await;
@@ -300,10 +302,21 @@ impl Lifecycle {
             Against::Version {
                 version: before,
                 may_refuse,
+                was_of_several,
             } => {
                 let cache = Arc::clone(&self.made.cache);
                 let rollback = &version.settings.rollback;
-                Some(Trial::new(before, rollback, may_refuse, cache, self.condemn.clone()).into())
+                Some(
+                    Trial::new(
+                        before,
+                        rollback,
+                        may_refuse,
+                        was_of_several,
+                        cache,
+                        self.condemn.clone(),
+                    )
+                    .into(),
+                )
             }
         };
         Some(Strategy::new(version, &self.made.limits, slot.last.clone(), trial).into())
@@ -326,5 +339,9 @@ pub(super) enum Against {
     /// On that which it is on already.
     WhatItWas(Option<Arc<Trial>>),
     /// What served until now.
-    Version { version: Arc<Version>, may_refuse: bool },
+    Version {
+        version: Arc<Version>,
+        may_refuse: bool,
+        was_of_several: bool,
+    },
 }

@@ -1,5 +1,7 @@
 //! Every event may be lost: what the sweep finds, and that it finds everything.
 
+use std::collections::BTreeSet;
+
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -70,6 +72,28 @@ async fn what_came_with_a_word_and_went_without_one_is_gone() {
             client.shows("t_a", None).await;
         }
     }
+}
+
+/// What one tenant is refused another may read: of what all watch, each is asked for it now and then.
+#[tokio::test(start_paused = true)]
+async fn each_who_watches_is_asked_for_what_is_compared() {
+    let world = World::new().await;
+    let mut watching = Vec::new();
+    for tenant in ["acme", "globex"] {
+        for asked in both_ways() {
+            let mut client = world.watch(tenant, asked);
+            client.until(&Told::Synced(false)).await;
+            watching.push(client);
+        }
+    }
+    let (mut of_places, mut of_ranges) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..100 {
+        let watched = world.hub.watched("c");
+        of_places.extend(watched.places.into_iter().map(|place| place.tenant.id().to_string()));
+        of_ranges.extend(watched.ranges.into_iter().map(|range| range.tenant.id().to_string()));
+    }
+    let both = ["acme", "globex"].map(str::to_owned).into();
+    assert_eq!((&of_places, &of_ranges), (&both, &both));
 }
 
 #[tokio::test(start_paused = true)]

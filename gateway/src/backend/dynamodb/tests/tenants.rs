@@ -108,6 +108,7 @@ async fn another_tenants_items_do_not_open() {
     let behind = |pk: &str, client| Partition {
         store: &store,
         client,
+        tenant: acme.id().clone(),
         pk: pk.to_owned(),
     };
     let client = store.aws.client(&acme, mine.range().space(), Access::Read).await;

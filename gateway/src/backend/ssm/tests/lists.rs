@@ -87,6 +87,24 @@ async fn none_goes_on_with_what_is_older_than_its_beginning() {
     assert_eq!(names(&page(&store, "b", Some(begun.as_of), 1).await), ["c"]);
 }
 
+#[tokio::test]
+async fn what_another_tenant_writes_meanwhile_is_no_matter() {
+    let server = Ministack::start();
+    let calls = Proxy::start(server.endpoint(), |_| None).await;
+    let store = At::new(&calls.endpoint()).await.parameters();
+    for key in ["t_a", "t_b"] {
+        write(&store, key).await;
+    }
+    let globex = VerifiedTenant::for_tests("globex");
+    let [theirs, _] = crate::backend::conformance::names(&globex, "ns", "t_x");
+    let writing = put(&store, &globex, &theirs, entry("x", "text/plain"));
+    let (begun, written) = join!(page(&store, "", None, 1), writing);
+    written.unwrap();
+    calls.take();
+    assert_eq!(names(&page(&store, "a", Some(begun.as_of), 1).await), ["b"]);
+    assert_eq!(calls.take().len(), 0, "it was kept");
+}
+
 /// Those that nobody waits for any more go on, so who asks for ever new ones is refused.
 #[tokio::test]
 async fn a_tenant_has_no_more_under_way_than_there_are_turns_for() {
