@@ -43,8 +43,8 @@ struct Floor {
     has_ended: bool,
     /// This gateway did that, and nothing else was seen since.
     is_own: bool,
-    /// In a store that may be behind.
-    lags: bool,
+    /// When this gateway did that, in a store that may be behind.
+    pinned: Option<Instant>,
     /// When it was seen.
     at: Instant,
 }
@@ -91,7 +91,10 @@ impl Known {
             etag: Some(etag),
             has_ended: false,
             is_own: false,
-            lags,
+            // Who reads it is not shown it by all of the store.
+            pinned: before
+                .filter(|floor| floor.etag == Some(etag))
+                .and_then(|floor| floor.pinned),
             at: as_of,
         });
         let known = Self {
@@ -112,7 +115,7 @@ impl Known {
             etag: Some(entry.etag),
             has_ended: false,
             is_own: true,
-            lags,
+            pinned: lags.then_some(as_of),
             at: as_of,
         };
         Self {
@@ -128,6 +131,7 @@ impl Known {
             Some(floor) if floor.etag == ended => Floor {
                 has_ended: true,
                 is_own: true,
+                pinned: lags.then_some(now),
                 at: now,
                 ..floor
             },
@@ -137,7 +141,7 @@ impl Known {
                 etag: None,
                 has_ended: true,
                 is_own: true,
-                lags,
+                pinned: lags.then_some(now),
                 at: now,
             },
             None => return None,
@@ -157,7 +161,7 @@ impl Known {
             etag: Some(written),
             has_ended: false,
             is_own: true,
-            lags,
+            pinned: lags.then_some(now),
             at: now,
         });
         Self {
@@ -218,8 +222,8 @@ impl Known {
 
     /// Whether nothing else keeps what this gateway wrote: a store that may be behind tells what stood before it for a while yet.
     pub(super) fn is_all_there_is(&self, now: Instant) -> bool {
-        let floor = self.floor.filter(|floor| floor.is_own && floor.lags);
-        floor.is_some_and(|floor| floor.is_recent(now))
+        let pinned = self.floor.and_then(|floor| floor.pinned);
+        pinned.is_some_and(|pinned| now.saturating_duration_since(pinned) < LAG)
     }
 
     /// Whether it is what stood then, and not only what cannot come back.

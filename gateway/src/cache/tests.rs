@@ -644,6 +644,8 @@ async fn what_was_written_to_a_store_that_lags_is_not_forgotten_for_want_of_room
     world.store.put(&world.place, "before");
     let before = world.store.state();
     world.write("one").await;
+    // Somebody sees it there, which says nothing of what the next is shown.
+    assert!(world.read_as(Consistency::Latest).await.unwrap().found.is_some());
     let other = VerifiedTenant::for_tests("globex");
     for number in 0..1000 {
         let [name, _] = names(&other, "ns", &format!("t_{number}"));

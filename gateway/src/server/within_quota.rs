@@ -19,7 +19,7 @@ use super::in_flight::InFlight;
 use super::status;
 use super::taken::{self, Lasts};
 use crate::identity::VerifiedTenant;
-use crate::quota::{Exceeded, Kept, Quotas, Share, UnderWay};
+use crate::quota::{Exceeded, Kept, Quotas, Share};
 
 /// Between two looks at whether there is room.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -46,32 +46,34 @@ impl Around for WithinQuota {
             let sent = Arc::new(Sent::new(&share));
             let mut request = request;
             request.extensions_mut().insert(Arc::clone(&sent));
-            let request = request.map(|body| Body::new(Gathered { body, sent }));
+            let request = request.map(|body| {
+                let count = move |bytes| sent.more(bytes);
+                Body::new(Counted { body, count })
+            });
             return next.run(request).await.map(|body| {
                 let pause = None;
                 Body::new(Paced { body, share, pause })
             });
         }
-        let weighed = Arc::clone(&under_way);
+        // Until it has been answered.
+        let held = Arc::clone(&under_way);
         let mut request = request;
         request.extensions_mut().insert(Arc::clone(&under_way));
         let request = request.map(|body| {
-            Body::new(Weighed {
-                body,
-                under_way: weighed,
-            })
+            let count = move |bytes| held.holds(bytes);
+            Body::new(Counted { body, count })
         });
         taken::hold(next.run(request).await, under_way)
     }
 }
 
-/// What a tenant sends, which is kept until it has been answered.
-struct Weighed {
+/// What a tenant sends, counted as it comes.
+struct Counted<F> {
     body: Body,
-    under_way: Arc<UnderWay>,
+    count: F,
 }
 
-impl http_body::Body for Weighed {
+impl<F: Fn(u64) -> Result<(), Exceeded> + Unpin> http_body::Body for Counted<F> {
     type Data = Bytes;
     type Error = Status;
 
@@ -79,7 +81,7 @@ impl http_body::Body for Weighed {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         let sent = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
         if let Some(sent) = sent
-            && let Err(exceeded) = self.under_way.holds(sent.len() as u64)
+            && let Err(exceeded) = (self.count)(sent.len() as u64)
         {
             return Poll::Ready(Some(Err(status::quota(exceeded))));
         }
@@ -127,35 +129,6 @@ impl Sent {
     }
 }
 
-struct Gathered {
-    body: Body,
-    sent: Arc<Sent>,
-}
-
-impl http_body::Body for Gathered {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let sent = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-        if let Some(sent) = sent
-            && let Err(exceeded) = self.sent.more(sent.len() as u64)
-        {
-            return Poll::Ready(Some(Err(status::quota(exceeded))));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 /// What a stream sends a tenant, which is kept until it has been taken.
 struct Paced {
     body: Body,
@@ -200,6 +173,10 @@ mod tests {
 
     const FRAME: u64 = 1 << 20;
 
+    trait Frames: http_body::Body<Data = Bytes, Error = Status> + Unpin {}
+
+    impl<B: http_body::Body<Data = Bytes, Error = Status> + Unpin> Frames for B {}
+
     /// It sends frames of a megabyte, as long as it is let.
     struct Endless;
 
@@ -212,14 +189,17 @@ mod tests {
         }
     }
 
-    fn endless(share: &Arc<Share>) -> Gathered {
-        Gathered {
+    fn endless(share: &Arc<Share>) -> (impl Frames, Arc<Sent>) {
+        let sent = Arc::new(Sent::new(share));
+        let counted = Arc::clone(&sent);
+        let body = Counted {
             body: Body::new(Endless),
-            sent: Arc::new(Sent::new(share)),
-        }
+            count: move |bytes| counted.more(bytes),
+        };
+        (body, sent)
     }
 
-    async fn frame(of: &mut Gathered) -> Result<(), Status> {
+    async fn frame(of: &mut impl Frames) -> Result<(), Status> {
         let next = poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut *of), context));
         next.await.unwrap().map(drop)
     }
@@ -228,18 +208,18 @@ mod tests {
     async fn what_comes_of_a_message_is_kept_and_counted() {
         let quotas = Quotas::new(&QuotaSettings::default());
         let share = quotas.of(&"acme".parse().unwrap());
-        let mut one = endless(&share);
+        let (mut one, sent) = endless(&share);
         // Message after message, each of three frames: no more is kept than one of them takes.
         for number in 1..1000 {
             frame(&mut one).await.unwrap();
             if number % 3 == 0 {
-                one.sent.is_whole();
+                sent.is_whole();
             }
         }
         // Half a message on each of many streams.
         let mut streams = Vec::new();
         let refused = loop {
-            let mut half = endless(&share);
+            let (mut half, _) = endless(&share);
             let sent = [frame(&mut half).await, frame(&mut half).await];
             streams.push(half);
             if let Some(refused) = sent.into_iter().find_map(Result::err) {
@@ -250,6 +230,6 @@ mod tests {
         let (most, had) = (KEPT_BYTES / 2 / FRAME / 2, streams.len() as u64);
         assert!(had <= most && had >= most - 2, "{had}");
         drop(streams);
-        assert!(frame(&mut endless(&share)).await.is_ok());
+        assert!(frame(&mut endless(&share).0).await.is_ok());
     }
 }

@@ -223,10 +223,28 @@ impl Hub {
                             doubted.remove(&place);
                         }
                     }
-                    Due::Everything(Space::Tenant(tenant)) => self.compare_anew(Some(&tenant)),
-                    Due::Everything(Space::Shared) => self.compare_anew(None),
+                    Due::Everything(space) => self.doubt_all(&space),
                 },
             }
+        }
+    }
+
+    /// Whatever is watched there is asked for: what is near may be from before.
+    fn doubt_all(&self, space: &Space) {
+        let named: Vec<Place> = {
+            let interests = self.interests.read().unwrap_or_else(PoisonError::into_inner);
+            let named = interests.places.keys();
+            named
+                .filter(|place| place.name.range().space() == space)
+                .cloned()
+                .collect()
+        };
+        for place in &named {
+            self.cache.doubt(place, false);
+        }
+        match space {
+            Space::Tenant(tenant) => self.compare_anew(Some(tenant)),
+            Space::Shared => self.compare_anew(None),
         }
     }
 

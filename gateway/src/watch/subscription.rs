@@ -176,7 +176,7 @@ impl<T: From<News>> Subscription<T> {
                 self.marks.synced();
             }
             self.counts()?;
-            match work.next() {
+            match work.next(self.reserved.is_some()) {
                 // Apart, for most of the time a subscription waits, and then takes no room for what it does not do.
                 Next::Look(keys) => Box::pin(self.look(&reader, keys, &mut work)).await?,
                 Next::List(prefix) => Box::pin(self.list(&reader, &prefix, &mut work)).await?,
@@ -275,14 +275,21 @@ impl<T: From<News>> Subscription<T> {
         keys: Vec<(Arc<str>, Consistency)>,
         work: &mut Work,
     ) -> Result<(), ConfigError> {
-        // What was read by its name others read too: each has the same bytes.
-        self.patience = PATIENCE;
         let asked: Vec<_> = keys.iter().map(|(key, consistency)| (&**key, *consistency)).collect();
         let context = &self.asked.context;
         let answers = match asked[..] {
             // As most changes come.
             [(key, consistency)] => vec![self.configs.look(reader, key, context, consistency).await],
             _ => self.configs.batch(reader, &asked, context, TOGETHER_BYTES).await,
+        };
+        let hub = Arc::clone(&self.hub);
+        // One value is no page.
+        let is_one = answers.len() == 1;
+        let permit = if is_one { None } else { hub.pages.try_enter(reader.id()) };
+        self.patience = if is_one || permit.is_some() {
+            PATIENCE
+        } else {
+            Duration::ZERO
         };
         for ((key, consistency), answer) in keys.into_iter().zip(answers) {
             match answer {
@@ -292,9 +299,11 @@ impl<T: From<News>> Subscription<T> {
                 Err(ConfigError::Decide(DecideError::Refused(_)) | ConfigError::Key(_))
                     if !self.ledger.named().contains(&key) =>
                 {
-                    work.answered(&key);
-                    if self.ledger.held().contains_key(&key) && !self.remove(&key).await {
+                    let is_held = self.ledger.held().contains_key(&key);
+                    if is_held && !self.remove(&key).await {
                         work.look_at(key, consistency);
+                    } else {
+                        work.answered(&key);
                     }
                 }
                 Err(error) if self.may_pass(&error) || work.is_synced => {
@@ -438,6 +447,9 @@ impl<T: From<News>> Subscription<T> {
 
     /// Room for what was read, soon. None: the client does not take what it is sent, and has nothing held for it until it does.
     async fn room(&mut self, bytes: usize) -> Option<Room> {
+        if self.waits_for.is_some() {
+            return None;
+        }
         if let Some((reserved, room)) = self.reserved.take()
             && bytes <= reserved
         {

@@ -530,6 +530,22 @@ async fn what_was_stale_when_there_was_no_room_for_it_is_stale_when_there_is() {
     }
 }
 
+/// Whoever is told that it has all holds nothing more that it may not have, however late there was room to say so.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_taken_back_before_all_is_said_to_be_told() {
+    let names: Vec<String> = (0..10).map(|number| format!("gone-{number}")).collect();
+    let script = json!({ "acme": { "": { "home": ["a", "ns"], "refuses": names } } });
+    let world = World::deciding(&script, POLICY).await;
+    world.put("acme", "t_a", &"x".repeat(70_000)).await;
+    let mut asked = to_prefix("t_");
+    asked.known = names.iter().map(|name| (format!("t_{name}"), None)).collect();
+    let mut client = world.watch("acme", asked);
+    sleep(Duration::from_secs(10)).await;
+    client.until(&Told::Synced(false)).await;
+    let removed = client.told.iter().filter(|told| matches!(told, Told::Removed(_)));
+    assert_eq!(removed.count(), names.len(), "{:?}", client.told);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_reads_slowly_has_all_in_the_end_whatever_changes_meanwhile() {
     let world = Arc::new(World::new().await);

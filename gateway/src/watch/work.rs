@@ -178,18 +178,19 @@ impl Work {
         }
     }
 
-    /// Keys and pages in turns, so that what changes all the time keeps nobody from what stands.
-    pub(super) fn next(&mut self) -> Next {
+    /// Keys and pages in turns, so that what changes all the time keeps nobody from what stands. Where room for `one` message is kept for it, one
+    /// key is looked at: others wait for that room.
+    pub(super) fn next(&mut self, one: bool) -> Next {
         if self.retry_at.is_some_and(|at| at <= Instant::now()) {
             self.retry();
         }
         let may_list = self.list_after.is_none();
         match self.prefixes.front().filter(|_| may_list) {
-            Some(prefix) if self.has_looked || self.queue.is_empty() => Next::List(prefix.clone()),
+            Some(prefix) if self.queue.is_empty() || (self.has_looked && !one) => Next::List(prefix.clone()),
             _ if self.queue.is_empty() => Next::Wait,
             _ => {
                 self.has_looked = true;
-                let together = self.queue.len().min(TOGETHER);
+                let together = self.queue.len().min(if one { 1 } else { TOGETHER });
                 let keys = self.queue.drain(..together);
                 let wanted = &mut self.wanted;
                 // Each in the queue has its own.

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 use tagway::clock::Clock;
 use tagway::identity::development::{Claims, DevelopmentKey};
-use tagway::identity::{Verifier, IdentityError, KeySets, VerifiedTenant};
+use tagway::identity::{IdentityError, KeySets, VerifiedTenant, Verifier};
 use tagway::settings::Permission;
 use tagway::settings::development::development;
 use tagway::status::Parts;
