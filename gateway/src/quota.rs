@@ -25,8 +25,9 @@ const TENANTS: usize = 100_000;
 /// Of all requests and answers that are under way. A tenant that has none may have one whatever the others hold.
 pub(crate) const UNDER_WAY_BYTES: u64 = 256 << 20;
 
-/// Of all that watchers have sent and that is kept for them. So much a tenant may have whatever the others have.
+/// Of all that watchers have sent and that is kept for them.
 pub(crate) const KEPT_BYTES: u64 = 128 << 20;
+/// Of that, what a tenant may have whatever the others have.
 const KEPT_ANYWAY: u64 = 64 << 10;
 
 /// The quotas of one replica.
